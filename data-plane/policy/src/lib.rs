@@ -1,1 +1,4 @@
 //! policy
+mod request;
+
+pub use request::RequestView;

@@ -1,1 +1,12 @@
-//! proxy
+//! Outrigger's sidecar: takes an application's traffic in and out of the mesh.
+//!
+//! Workers carry traffic (`worker`, `listener`, `outbound`, `inbound`, the engines `h1` and `h2`);
+//! one more thread runs discovery, certificates, export and admin (`control`). They meet in the
+//! [`snapshot`], which the control thread alone replaces.
+
+pub mod exchange;
+pub mod io;
+pub mod reason;
+pub mod telemetry;
+pub mod tls;
+pub mod upstream;

@@ -1,0 +1,95 @@
+//! A connection's bytes: plain TCP, or TLS in either role. One type, so that engines are compiled
+//! once; the branch is one comparison per system call.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{client, server};
+
+/// A byte stream to an application, another sidecar or a plain endpoint.
+#[derive(Debug)]
+pub enum Io {
+    /// Plain text.
+    Plain(TcpStream),
+    /// We connected.
+    Client(Box<client::TlsStream<TcpStream>>),
+    /// We accepted.
+    Server(Box<server::TlsStream<TcpStream>>),
+    /// In memory, for tests of engines.
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
+}
+
+/// Runs `$body` with the stream of whichever variant it is.
+macro_rules! each {
+    ($self:expr, $stream:ident => $body:expr) => {
+        match $self.get_mut() {
+            Io::Plain($stream) => $body,
+            Io::Client($stream) => $body,
+            Io::Server($stream) => $body,
+            #[cfg(test)]
+            Io::Memory($stream) => $body,
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl Io {
+    /// The socket beneath.
+    #[must_use]
+    pub fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Client(stream) => Some(stream.get_ref().0),
+            Self::Server(stream) => Some(stream.get_ref().0),
+            #[cfg(test)]
+            Self::Memory(_) => None,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Why the mesh itself answered: one list of causes, from which status, gRPC code, header, log
+//! field and metric label derive (STYLE §4). Nothing else in the proxy invents a reason.
+
+use std::{borrow::Cow, fmt};
+
+use outrigger_model::Origin;
+
+/// Cause of a response that the mesh made, or of a connection that it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The request head breaks HTTP; the text is the engine's slug.
+    BadRequest(&'static str),
+    /// Head or trailers over DEF-01/02.
+    HeadTooLarge,
+    /// A method or feature this proxy does not carry (CONNECT, unknown transfer coding).
+    NotImplemented(&'static str),
+    /// HTTP version other than 1.0, 1.1, 2.
+    HttpVersion,
+    /// The head did not arrive in time (DEF-12).
+    RequestHeadTimeout,
+    /// The authority names no service of the mesh.
+    NoService,
+    /// The control plane did not answer in time for a service used for the first time.
+    DiscoveryTimeout,
+    /// No rule of the route table matches.
+    NoRoute,
+    /// The rule that matched is invalid, by its configuration.
+    RouteInvalid,
+    /// The destination (or subset) has no endpoint that can take the request.
+    NoEndpoint,
+    /// No connection could be made.
+    ConnectFailed,
+    /// The TLS handshake failed, or the peer did not prove the expected identity.
+    HandshakeFailed,
+    /// The sidecar holds no certificate yet, and the endpoint is meshed.
+    NoCertificate,
+    /// The upstream closed or reset before a response head.
+    UpstreamReset,
+    /// The upstream's response breaks HTTP.
+    UpstreamProtocol,
+    /// Route timeout or the caller's `grpc-timeout`.
+    RequestTimeout,
+    /// The last try ran into its per-try timeout.
+    PerTryTimeout,
+    /// Retries were used up; the last cause is in the detail.
+    RetriesExhausted,
+    /// `connections_max` reached and the waiting line is full.
+    PendingFull,
+    /// Waited `pending_timeout` for a connection.
+    PendingTimeout,
+    /// `requests_max` reached.
+    RequestsFull,
+    /// Inbound: plain text where mTLS is required.
+    PlaintextRefused,
+    /// Inbound: the application's port is not known or nothing listens there.
+    ApplicationUnavailable,
+    /// The sidecar is shutting down.
+    Draining,
+    /// A request looped back to a listener of the same sidecar.
+    Loop,
+    /// A defect of this proxy.
+    Internal,
+}
+
+impl Reason {
+    /// Stable short text: first word of `x-outrigger-reason`, label of metrics, field of logs.
+    #[must_use]
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::BadRequest(slug) | Self::NotImplemented(slug) => slug,
+            Self::HeadTooLarge => "head-too-large",
+            Self::HttpVersion => "http-version",
+            Self::RequestHeadTimeout => "request-head-timeout",
+            Self::NoService => "no-service",
+            Self::DiscoveryTimeout => "discovery-timeout",
+            Self::NoRoute => "no-route",
+            Self::RouteInvalid => "route-invalid",
+            Self::NoEndpoint => "no-endpoint",
+            Self::ConnectFailed => "connect-failed",
+            Self::HandshakeFailed => "handshake-failed",
+            Self::NoCertificate => "no-certificate",
+            Self::UpstreamReset => "upstream-reset",
+            Self::UpstreamProtocol => "upstream-protocol",
+            Self::RequestTimeout => "request-timeout",
+            Self::PerTryTimeout => "per-try-timeout",
+            Self::RetriesExhausted => "retries-exhausted",
+            Self::PendingFull => "pending-full",
+            Self::PendingTimeout => "pending-timeout",
+            Self::RequestsFull => "requests-full",
+            Self::PlaintextRefused => "plaintext-refused",
+            Self::ApplicationUnavailable => "application-unavailable",
+            Self::Draining => "draining",
+            Self::Loop => "loop",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// HTTP status of the answer.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        match self {
+            Self::BadRequest(_) => 400,
+            Self::HeadTooLarge => 431,
+            Self::NotImplemented(_) => 501,
+            Self::HttpVersion => 505,
+            Self::RequestHeadTimeout => 408,
+            Self::NoRoute => 404,
+            Self::RouteInvalid | Self::Internal => 500,
+            Self::NoService | Self::UpstreamProtocol => 502,
+            Self::RequestTimeout | Self::PerTryTimeout => 504,
+            Self::PlaintextRefused => 403,
+            Self::Loop => 508,
+            Self::DiscoveryTimeout
+            | Self::NoEndpoint
+            | Self::ConnectFailed
+            | Self::HandshakeFailed
+            | Self::NoCertificate
+            | Self::UpstreamReset
+            | Self::RetriesExhausted
+            | Self::PendingFull
+            | Self::PendingTimeout
+            | Self::RequestsFull
+            | Self::ApplicationUnavailable
+            | Self::Draining => 503,
+        }
+    }
+
+    /// gRPC status code of the answer (gRPC `statuscodes.md`).
+    #[must_use]
+    pub fn grpc_status(self) -> u8 {
+        match self {
+            Self::RequestTimeout | Self::PerTryTimeout => 4,
+            Self::PlaintextRefused => 7,
+            Self::HeadTooLarge | Self::PendingFull | Self::PendingTimeout | Self::RequestsFull => 8,
+            Self::NotImplemented(_) | Self::NoRoute | Self::HttpVersion => 12,
+            Self::BadRequest(_) | Self::RouteInvalid | Self::Internal | Self::Loop => 13,
+            Self::RequestHeadTimeout
+            | Self::NoService
+            | Self::DiscoveryTimeout
+            | Self::NoEndpoint
+            | Self::ConnectFailed
+            | Self::HandshakeFailed
+            | Self::NoCertificate
+            | Self::UpstreamReset
+            | Self::UpstreamProtocol
+            | Self::RetriesExhausted
+            | Self::ApplicationUnavailable
+            | Self::Draining => 14,
+        }
+    }
+}
+
+/// A response that the mesh makes: what, why, and who decided.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// Cause.
+    pub reason: Reason,
+    /// Status in place of the reason's own, where configuration or the last answer names one.
+    pub status: Option<u16>,
+    /// What a person needs beside the slug; short, printable, without secrets or internals.
+    pub detail: Cow<'static, str>,
+    /// The object and field that decided.
+    pub origin: Option<Origin>,
+}
+
+impl Refusal {
+    /// A refusal with no more to say than its reason.
+    #[must_use]
+    pub fn new(reason: Reason) -> Self {
+        Self {
+            reason,
+            status: None,
+            detail: Cow::Borrowed(""),
+            origin: None,
+        }
+    }
+
+    /// Adds what a person needs to know.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+
+    /// Names the object and field that decided.
+    #[must_use]
+    pub fn by(mut self, origin: &Origin) -> Self {
+        self.origin = Some(origin.clone());
+        self
+    }
+
+    /// HTTP status of the answer.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status.unwrap_or(self.reason.status())
+    }
+}
+
+/// The value of `x-outrigger-reason`: `slug`, `slug; detail`, `slug; detail; by <origin>`, with
+/// everything that may not stand in a header value replaced by `?`.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason.slug())?;
+        if !self.detail.is_empty() {
+            f.write_str("; ")?;
+            for c in self.detail.chars().take(256) {
+                let shown = if c.is_ascii_graphic() || c == ' ' {
+                    c
+                } else {
+                    '?'
+                };
+                fmt::Write::write_char(f, shown)?;
+            }
+        }
+        if let Some(origin) = &self.origin {
+            write!(f, "; by {origin}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_starts_with_the_slug_and_is_printable() {
+        let refusal = Refusal::new(Reason::NoEndpoint)
+            .detail("subset v2\r\nx: y")
+            .by(&Origin::new("VirtualService/shop/payments spec.http[0]"));
+        assert_eq!(
+            refusal.to_string(),
+            "no-endpoint; subset v2??x: y; by VirtualService/shop/payments spec.http[0]"
+        );
+        assert_eq!(Refusal::new(Reason::NoRoute).to_string(), "no-route");
+    }
+}

@@ -1,0 +1,224 @@
+//! One endpoint as a worker sees it: how to connect to it, and its idle connections.
+//!
+//! A worker holds one [`Pool`] for each target (backend) and one [`Endpoint`] for each of its
+//! addresses. An HTTP/1 engine takes a connection with [`Endpoint::checkout`] and puts it back with
+//! [`Endpoint::give_back`]; HTTP/2 and TCP open theirs with [`Endpoint::open`].
+//!
+//! Bounds (DestinationRule `connectionPool`): connections of a target are counted across workers
+//! by [`Permits`]; who finds none waits in a line of at most `pending_max`, first come first
+//! served, for at most `pending_timeout`. A connection that becomes free goes to the first waiter:
+//! as it is if it leads to the endpoint wanted, else closed to make room for one that does.
+
+mod connect;
+mod permits;
+mod pool;
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+};
+
+use arc_swap::ArcSwapOption;
+use outrigger_model::{Lifetime, Peer, RequestsPerConnection, SpiffeId};
+use tokio::time::Instant;
+
+pub use permits::{Permit, Permits};
+pub use pool::Pool;
+
+use crate::{
+    exchange::{AttemptFailure, Deadline},
+    io::Io,
+    tls::{Alpn, TlsContext},
+};
+
+/// The certificate in force, swapped by the control thread; `None` until the first arrives.
+pub type TlsReader = Arc<ArcSwapOption<TlsContext>>;
+
+/// One address of a target, in one worker.
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Who answers there.
+    pub peer: Peer,
+    pool: Rc<Pool>,
+    tls: TlsReader,
+    /// Idle HTTP/1 connections, the freshest last.
+    idle: RefCell<Vec<Parked>>,
+    /// Set when the endpoint left the target: nothing is parked any more.
+    retired: Cell<bool>,
+}
+
+/// An open connection to an endpoint.
+pub struct Connection {
+    /// Its bytes.
+    pub io: Io,
+    /// Identity that the peer proved; `None` on plain text.
+    pub peer: Option<SpiffeId>,
+    /// Requests sent on it so far, the present one included.
+    pub served: u32,
+    /// When it was connected.
+    pub opened: Instant,
+    permit: Permit,
+}
+
+/// A connection and where it comes from.
+#[derive(Debug)]
+pub struct Checkout {
+    /// The connection.
+    pub connection: Connection,
+    /// Whether it was idle: it may have been closed by the peer meanwhile.
+    pub reused: bool,
+}
+
+#[derive(Debug)]
+struct Parked {
+    connection: Connection,
+    since: Instant,
+}
+
+impl Endpoint {
+    /// An endpoint of this pool's target. The pool must learn of it by [`Pool::adopt`].
+    #[must_use]
+    pub fn new(address: SocketAddr, peer: Peer, pool: &Rc<Pool>, tls: TlsReader) -> Rc<Self> {
+        let endpoint = Rc::new(Self {
+            address,
+            peer,
+            pool: Rc::clone(pool),
+            tls,
+            idle: RefCell::new(Vec::new()),
+            retired: Cell::new(false),
+        });
+        pool.adopt(&endpoint);
+        endpoint
+    }
+
+    /// The pool whose bounds apply.
+    #[must_use]
+    pub fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    /// An idle connection, or a new one for HTTP/1.
+    ///
+    /// # Errors
+    /// `PendingFull`, `PendingTimeout`, `Connect`, `Handshake`, `NoCertificate`, `Timeout`.
+    /// Cancel safe: yes.
+    pub async fn checkout(&self, deadline: Deadline) -> Result<Checkout, AttemptFailure> {
+        if let Some(mut connection) = self.take_idle() {
+            connection.served = connection.served.saturating_add(1);
+            return Ok(Checkout {
+                connection,
+                reused: true,
+            });
+        }
+        match self.pool.admit(self, deadline).await? {
+            pool::Grant::Connection(mut connection) => {
+                connection.served = connection.served.saturating_add(1);
+                Ok(Checkout {
+                    connection: *connection,
+                    reused: true,
+                })
+            }
+            pool::Grant::Permit(permit) => {
+                let connection = self.connect(Alpn::H1, permit, deadline).await?;
+                Ok(Checkout {
+                    connection,
+                    reused: false,
+                })
+            }
+        }
+    }
+
+    /// A new connection, in place of one that turned out closed, or for HTTP/2 and TCP.
+    ///
+    /// # Errors
+    /// As [`Self::checkout`]. Cancel safe: yes.
+    pub async fn open(&self, alpn: Alpn, deadline: Deadline) -> Result<Connection, AttemptFailure> {
+        match self.pool.admit(self, deadline).await? {
+            // A waiter may be handed an idle HTTP/1 connection: it gives way, its permit serves.
+            pool::Grant::Connection(connection) => {
+                self.connect(alpn, connection.permit, deadline).await
+            }
+            pool::Grant::Permit(permit) => self.connect(alpn, permit, deadline).await,
+        }
+    }
+
+    /// Puts a connection back after a complete exchange that leaves it reusable. It is closed
+    /// instead when it is too old, has carried its share, or the endpoint is gone.
+    pub fn give_back(&self, connection: Connection) {
+        let limits = self.pool.limits();
+        let spent = match limits.requests_per_connection {
+            RequestsPerConnection::Unlimited => false,
+            RequestsPerConnection::AtMost(most) => connection.served >= most.get(),
+        };
+        let now = Instant::now();
+        let aged = match limits.connection_age {
+            Lifetime::Unlimited => false,
+            Lifetime::AtMost(age) => now.duration_since(connection.opened) >= age,
+        };
+        if spent || aged || self.retired.get() {
+            return;
+        }
+        if let Some(connection) = self.pool.hand_over(self.address, connection) {
+            self.idle.borrow_mut().push(Parked {
+                connection,
+                since: now,
+            });
+        }
+    }
+
+    /// Whether a request that will be this connection's last should say `connection: close`.
+    #[must_use]
+    pub fn is_last_request(&self, connection: &Connection) -> bool {
+        match self.pool.limits().requests_per_connection {
+            RequestsPerConnection::Unlimited => false,
+            RequestsPerConnection::AtMost(most) => connection.served >= most.get(),
+        }
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        self.idle.borrow_mut().pop().map(|parked| parked.connection)
+    }
+
+    /// Closes idle connections: all when the endpoint is gone.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+    }
+
+    /// Closes connections that were idle for too long. Called by the worker's sweep.
+    fn sweep(&self, now: Instant) {
+        if let Lifetime::AtMost(idle) = self.pool.limits().idle_timeout {
+            self.idle
+                .borrow_mut()
+                .retain(|parked| now.duration_since(parked.since) < idle);
+        }
+    }
+
+    /// Gives up the oldest idle connection for its permit.
+    fn evict(&self) -> Option<Permit> {
+        let mut idle = self.idle.borrow_mut();
+        if idle.is_empty() {
+            None
+        } else {
+            Some(idle.remove(0).connection.permit)
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({})", self.address)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}

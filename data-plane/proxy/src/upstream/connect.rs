@@ -1,0 +1,143 @@
+//! Connecting: TCP, then for a meshed endpoint TLS and the check of who answered.
+
+use std::time::Duration;
+
+use outrigger_model::{Peer, SpiffeId};
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{Connection, Endpoint, Permit};
+use crate::{
+    exchange::{AttemptFailure, AttemptFailureKind as Kind, Deadline},
+    io::Io,
+    tls::{Alpn, identity_of},
+};
+
+/// DEF-11.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// DEF-17, towards upstreams: first probe, then interval.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Endpoint {
+    /// Opens a connection. Cancel safe: yes, nothing but the socket is lost.
+    pub(super) async fn connect(
+        &self,
+        alpn: Alpn,
+        permit: Permit,
+        deadline: Deadline,
+    ) -> Result<Connection, AttemptFailure> {
+        let now = Instant::now();
+        let limits = self.pool().limits();
+        let until = deadline.or_after(now, Some(limits.connect_timeout));
+        let connecting = within(until, TcpStream::connect(self.address));
+        let stream = match connecting.await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => {
+                return Err(AttemptFailure::new(
+                    Kind::Connect,
+                    format!("{}: {}", self.address, error.kind()),
+                ));
+            }
+            None => return Err(self.too_late(deadline, until, Kind::Connect, "connect timeout")),
+        };
+        prepare(&stream);
+        let (io, peer) = match &self.peer {
+            Peer::Plain => (Io::Plain(stream), None),
+            Peer::Meshed(expected) => {
+                let stream = self.secure(stream, alpn, expected, deadline).await?;
+                (Io::Client(Box::new(stream)), Some(expected.clone()))
+            }
+        };
+        Ok(Connection {
+            io,
+            peer,
+            served: 1,
+            opened: now,
+            permit,
+        })
+    }
+
+    async fn secure(
+        &self,
+        stream: TcpStream,
+        alpn: Alpn,
+        expected: &SpiffeId,
+        deadline: Deadline,
+    ) -> Result<TlsStream<TcpStream>, AttemptFailure> {
+        let Some(context) = self.tls.load_full() else {
+            let detail = "this sidecar holds no certificate yet";
+            return Err(AttemptFailure::new(Kind::NoCertificate, detail));
+        };
+        let until = deadline.or_after(Instant::now(), Some(HANDSHAKE_TIMEOUT));
+        let name = ServerName::IpAddress(self.address.ip().into());
+        let handshake = TlsConnector::from(context.client(alpn)).connect(name, stream);
+        let refuse = |detail: String| AttemptFailure::new(Kind::Handshake, detail);
+        let stream = match within(until, handshake).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => return Err(refuse(format!("{}: {error}", self.address))),
+            None => {
+                return Err(self.too_late(deadline, until, Kind::Handshake, "handshake timeout"));
+            }
+        };
+        let session = stream.get_ref().1;
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let proven = match leaf.map(identity_of) {
+            Some(Ok(proven)) => proven,
+            Some(Err(error)) => return Err(refuse(format!("{}: {error}", self.address))),
+            None => return Err(refuse(format!("{}: no certificate", self.address))),
+        };
+        if proven != *expected {
+            let text = format!("{}: is {proven}, expected {expected}", self.address);
+            return Err(refuse(text));
+        }
+        if session.alpn_protocol() != Some(alpn.as_bytes()) {
+            return Err(refuse(format!(
+                "{}: did not agree on the protocol",
+                self.address
+            )));
+        }
+        Ok(stream)
+    }
+
+    /// Whose deadline it was: the request's, or the connection's own.
+    fn too_late(
+        &self,
+        request: Deadline,
+        until: Deadline,
+        own: Kind,
+        what: &'static str,
+    ) -> AttemptFailure {
+        let kind = if request == until { Kind::Timeout } else { own };
+        AttemptFailure::new(kind, format!("{}: {what}", self.address))
+    }
+}
+
+/// `None` when the deadline passed first.
+async fn within<T>(deadline: Deadline, future: impl Future<Output = T>) -> Option<T> {
+    match deadline.0 {
+        Some(until) => timeout_at(until, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// Socket options of upstream connections. A socket that refuses one works without it.
+fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL);
+    let socket = SockRef::from(stream);
+    for result in [
+        socket.set_tcp_nodelay(true),
+        socket.set_tcp_keepalive(&keepalive),
+    ] {
+        if let Err(error) = result {
+            tracing::debug!(%error, "socket option not set");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Bounds of one target in one worker, and the line of those who wait for a connection.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    sync::Arc,
+};
+
+use outrigger_model::ConnectionLimits;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{Connection, Endpoint, Permit, Permits};
+use crate::exchange::{AttemptFailure, AttemptFailureKind, Deadline};
+
+/// Connections of one target in one worker.
+#[derive(Debug)]
+pub struct Pool {
+    limits: RefCell<Rc<ConnectionLimits>>,
+    permits: Arc<Permits>,
+    members: RefCell<Vec<Weak<Endpoint>>>,
+    /// Bounded by `pending_max`.
+    waiting: RefCell<VecDeque<Waiter>>,
+    pending: Cell<u32>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    wanted: SocketAddr,
+    grant: oneshot::Sender<Grant>,
+}
+
+/// What a waiter receives.
+#[derive(Debug)]
+pub(super) enum Grant {
+    /// The right to open one.
+    Permit(Permit),
+    /// An idle connection to the endpoint wanted.
+    Connection(Box<Connection>),
+}
+
+/// Keeps the count of waiters right however the wait ends.
+struct Pending<'a>(&'a Pool);
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.pending.set(self.0.pending.get().saturating_sub(1));
+        self.0
+            .waiting
+            .borrow_mut()
+            .retain(|waiter| !waiter.grant.is_closed());
+    }
+}
+
+impl Pool {
+    /// A pool bounded by `limits`; `permits` is shared with the other workers' pools of the
+    /// same target.
+    #[must_use]
+    pub fn new(limits: ConnectionLimits, permits: Arc<Permits>) -> Rc<Self> {
+        permits.set_max(limits.connections_max);
+        Rc::new(Self {
+            limits: RefCell::new(Rc::new(limits)),
+            permits,
+            members: RefCell::new(Vec::new()),
+            waiting: RefCell::new(VecDeque::new()),
+            pending: Cell::new(0),
+        })
+    }
+
+    /// The bounds in force.
+    #[must_use]
+    pub fn limits(&self) -> Rc<ConnectionLimits> {
+        Rc::clone(&self.limits.borrow())
+    }
+
+    /// New bounds, after a change of configuration.
+    pub fn set_limits(&self, limits: ConnectionLimits) {
+        self.permits.set_max(limits.connections_max);
+        *self.limits.borrow_mut() = Rc::new(limits);
+    }
+
+    /// Connections open in all workers.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.permits.used()
+    }
+
+    /// Requests waiting in this worker.
+    #[must_use]
+    pub fn pending(&self) -> u32 {
+        self.pending.get()
+    }
+
+    pub(super) fn adopt(&self, endpoint: &Rc<Endpoint>) {
+        let mut members = self.members.borrow_mut();
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Rc::downgrade(endpoint));
+    }
+
+    /// Closes what was idle for too long, in all endpoints.
+    pub fn sweep(&self, now: Instant) {
+        for endpoint in self.members.borrow().iter().filter_map(Weak::upgrade) {
+            endpoint.sweep(now);
+        }
+    }
+
+    /// The right to open a connection, or one that became free. Cancel safe: yes.
+    pub(super) async fn admit(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Deadline,
+    ) -> Result<Grant, AttemptFailure> {
+        if self.waiting.borrow().is_empty()
+            && let Some(permit) = self.permits.try_acquire().or_else(|| self.evict())
+        {
+            return Ok(Grant::Permit(permit));
+        }
+        let limits = self.limits();
+        if self.pending.get() >= limits.pending_max {
+            return Err(AttemptFailure::new(
+                AttemptFailureKind::PendingFull,
+                "connections_max and pending_max reached",
+            ));
+        }
+        self.pending.set(self.pending.get().saturating_add(1));
+        let _pending = Pending(self);
+        let own = Deadline::NONE.or_after(Instant::now(), Some(limits.pending_timeout));
+        let until = own
+            .0
+            .unwrap_or_else(Instant::now)
+            .min(deadline.0.unwrap_or(own_far()));
+        let waited = tokio::time::timeout_at(until, self.wait(endpoint.address)).await;
+        waited.map_err(|_| {
+            let by_request = deadline.0.is_some_and(|deadline| deadline <= until);
+            let kind = if by_request {
+                AttemptFailureKind::Timeout
+            } else {
+                AttemptFailureKind::PendingTimeout
+            };
+            AttemptFailure::new(kind, "no connection became free")
+        })
+    }
+
+    async fn wait(&self, wanted: SocketAddr) -> Grant {
+        let (grant, mut granted) = oneshot::channel();
+        self.waiting
+            .borrow_mut()
+            .push_back(Waiter { wanted, grant });
+        loop {
+            let freed = self.permits.freed();
+            // Only the head of the line may take what other workers free.
+            let first = self
+                .waiting
+                .borrow()
+                .front()
+                .is_some_and(|w| w.wanted == wanted);
+            if first && let Some(permit) = self.permits.try_acquire() {
+                return Grant::Permit(permit);
+            }
+            tokio::select! {
+                biased;
+                grant = &mut granted => {
+                    if let Ok(grant) = grant {
+                        return grant;
+                    }
+                }
+                () = freed => {}
+            }
+        }
+    }
+
+    /// Gives a free connection to the first waiter; returns it when nobody waits.
+    pub(super) fn hand_over(
+        &self,
+        address: SocketAddr,
+        connection: Connection,
+    ) -> Option<Connection> {
+        let mut waiting = self.waiting.borrow_mut();
+        let mut connection = connection;
+        while let Some(waiter) = waiting.pop_front() {
+            if waiter.wanted == address {
+                match waiter.grant.send(Grant::Connection(Box::new(connection))) {
+                    Ok(()) => return None,
+                    Err(Grant::Connection(back)) => connection = *back,
+                    Err(Grant::Permit(_)) => return None,
+                }
+            } else if !waiter.grant.is_closed() {
+                // Leads elsewhere: closed, its permit opens the one wanted.
+                drop(waiter.grant.send(Grant::Permit(connection.permit)));
+                return None;
+            }
+        }
+        Some(connection)
+    }
+
+    fn evict(&self) -> Option<Permit> {
+        self.members
+            .borrow()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find_map(|member| member.evict())
+    }
+}
+
+/// A point no request waits for.
+fn own_far() -> Instant {
+    Instant::now() + std::time::Duration::from_secs(3600)
+}
