@@ -88,6 +88,18 @@ pub trait Exchange {
     async fn refuse(&mut self, refusal: &Refusal) -> Delivery;
 }
 
+/// What is done with each request of a connection: the outbound or the inbound path. Engines call
+/// it for every request; it ends every exchange by `deliver` or `refuse`.
+#[expect(
+    async_fn_in_trait,
+    reason = "one worker thread: futures need no Send bound"
+)]
+pub trait Handler {
+    /// Takes one request to its end. Not cancel safe: an engine that drops it closes the
+    /// client's connection (H1) or resets the stream (H2).
+    async fn handle<E: Exchange>(&self, exchange: &mut E);
+}
+
 /// When a wait ends. `None`: the engine's own bounds alone (SECURITY-NOTES §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline(pub Option<Instant>);
