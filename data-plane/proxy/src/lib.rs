@@ -5,6 +5,7 @@
 //! [`snapshot`], which the control thread alone replaces.
 
 pub mod exchange;
+pub mod h1;
 pub mod io;
 pub mod reason;
 pub mod telemetry;
