@@ -1,15 +1,17 @@
 //! The one narrow view of a request that routing, resilience and telemetry know.
 //!
-//! HTTP/1 and HTTP/2 engines implement it over their own representation; decisions see neither.
+//! Both HTTP engines implement it over what they already hold (raw spans for HTTP/1, a decoded
+//! map for HTTP/2): nothing is copied to be looked at.
 
-/// Read access to a request head. Implementations do not allocate.
+/// A request's head, read-only.
 pub trait RequestView {
-    /// The method, case-sensitive (RFC 9110 §9.1).
+    /// The method as received, case-sensitive (RFC 9110 §9.1).
     fn method(&self) -> &str;
 
-    /// The path without query, as received.
+    /// The path as received, without query and fragment.
     fn path(&self) -> &str;
 
-    /// Calls `visit` with each value of the fields of this name (given in lower case), in order.
+    /// Calls `visit` with the value of every field of that name, in order, without surrounding
+    /// white space. `name_lowercase` is in lower case; fields match it in any case.
     fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8]));
 }

@@ -1,0 +1,136 @@
+//! Tables, and a seeded simulation against a log of every request and grant.
+
+use outrigger_model::Percent;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{admission::Refusal, test_clock::epoch};
+
+fn budget(percent: u8, min_per_second: u32) -> RetryBudget {
+    RetryBudget {
+        percent: Percent::new(percent).unwrap(),
+        min_per_second,
+    }
+}
+
+fn unbounded() -> Gate {
+    Gate::new(u32::MAX, Refusal::Retries)
+}
+
+/// How many of `tries` are granted at once after `requests`, `after` later.
+fn granted(budget: RetryBudget, requests: u32, after: Duration, tries: u32) -> usize {
+    let now = epoch();
+    let mut state = Budget::new(unbounded(), now);
+    for _ in 0..requests {
+        state.on_request(now);
+    }
+    (0..tries)
+        .filter(|_| state.try_retry(budget, now + after).is_ok())
+        .count()
+}
+
+#[test]
+fn floor_and_share_add_up() {
+    let secs = Duration::from_secs;
+    let check = |percent, floor, requests, after, expected| {
+        let found = granted(budget(percent, floor), requests, after, 1_000);
+        assert_eq!(
+            found, expected,
+            "{percent}% + {floor}/s of {requests} after {after:?}"
+        );
+    };
+    check(20, 10, 0, secs(0), 10);
+    check(20, 10, 100, secs(0), 30);
+    check(20, 0, 100, secs(0), 20);
+    check(20, 0, 4, secs(0), 0);
+    check(20, 0, 5, secs(0), 1);
+    check(100, 0, 7, secs(0), 7);
+    check(0, 0, 100, secs(0), 0);
+    check(20, 0, 100, secs(9), 20);
+    check(20, 0, 100, secs(10), 0);
+    check(20, 10, 100, secs(3_600), 10);
+}
+
+#[test]
+fn the_floor_is_there_again_after_a_second() {
+    let now = epoch();
+    let mut state = Budget::new(unbounded(), now);
+    let mut grants = |at| {
+        let at = now + Duration::from_millis(at);
+        (0..20)
+            .filter(|_| state.try_retry(budget(0, 10), at).is_ok())
+            .count()
+    };
+    assert_eq!(grants(0), 10);
+    assert_eq!(grants(999), 0);
+    assert_eq!(grants(1_100), 10);
+}
+
+#[test]
+fn running_retries_are_bounded_and_a_refusal_costs_nothing() {
+    let now = epoch();
+    let mut state = Budget::new(Gate::new(1, Refusal::Retries), now);
+    let held = state.try_retry(budget(0, 2), now).unwrap();
+    for _ in 0..5 {
+        let refused = state.try_retry(budget(0, 2), now).unwrap_err();
+        assert_eq!(refused, BudgetRefusal::TooManyRunning);
+    }
+    drop(held);
+    assert!(state.try_retry(budget(0, 2), now).is_ok());
+    let refused = state.try_retry(budget(0, 2), now).unwrap_err();
+    assert_eq!(refused, BudgetRefusal::Exhausted);
+    assert_eq!(
+        state.running.taken(),
+        0,
+        "an exhausted budget holds no place"
+    );
+}
+
+/// Events counted in the window that ends `now`, its start excluded.
+fn recent(log: &[Duration], now: Duration, window: Duration) -> usize {
+    log.iter().filter(|&&at| at + window > now).count()
+}
+
+proptest! {
+    /// The two promises of the module doc hold at every grant, and the budget is not stingy: what
+    /// it refuses would have broken a promise within one slot more.
+    #[test]
+    fn never_exceeded_and_not_stingy(
+        percent in 0..=100_u8, floor in 0..15_usize,
+        events in prop::collection::vec((0..400_u64, 0..6_u32), 1..300),
+    ) {
+        let mut state = Budget::new(unbounded(), epoch());
+        let paid = budget(percent, u32::try_from(floor).unwrap());
+        let (mut requests, mut floors, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+        let mut now = Duration::ZERO;
+        let (second, ten) = (Duration::from_secs(1), Duration::from_secs(10));
+        for (pause, what) in events {
+            now += Duration::from_millis(pause);
+            if what < 4 {
+                state.on_request(epoch() + now);
+                requests.push(now);
+                continue;
+            }
+            state.floor.advance(epoch() + now);
+            let before = state.floor.sum_covering();
+            let grant = state.try_retry(paid, epoch() + now);
+            let in_floor = recent(&floors, now, second);
+            let in_share = recent(&shares, now, ten);
+            let allowed = |window| recent(&requests, now, window) * usize::from(percent) / 100;
+            match grant {
+                Ok(_) if state.floor.sum_covering() != before => {
+                    floors.push(now);
+                    prop_assert!(in_floor < floor, "{floors:?}");
+                }
+                Ok(_) => {
+                    shares.push(now);
+                    prop_assert!(in_share < allowed(ten), "{shares:?} of {requests:?}");
+                }
+                Err(_) => {
+                    prop_assert!(recent(&floors, now, second + FLOOR_SLOT) >= floor);
+                    prop_assert!(recent(&shares, now, ten + SHARE_SLOT) >= allowed(ten - SHARE_SLOT));
+                }
+            }
+        }
+    }
+}
