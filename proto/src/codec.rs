@@ -1,0 +1,1 @@
+//! The codec between model and wire.
