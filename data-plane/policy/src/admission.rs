@@ -70,10 +70,10 @@ impl Refusal {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Connections => "too_many_connections",
-            Self::Pending => "too_many_pending",
-            Self::Requests => "too_many_requests_in_flight",
-            Self::Retries => "too_many_retries_in_flight",
+            Self::Connections => "connections-full",
+            Self::Pending => "pending-full",
+            Self::Requests => "requests-full",
+            Self::Retries => "retries-full",
         }
     }
 }

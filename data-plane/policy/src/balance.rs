@@ -43,7 +43,7 @@ impl Balancer {
     #[must_use]
     pub fn new(kind: Kind, endpoints: &[EndpointLoad]) -> Self {
         let algorithm = match kind {
-            Kind::RoundRobin => Algorithm::RoundRobin(RoundRobin::default()),
+            Kind::RoundRobin => Algorithm::RoundRobin(RoundRobin::Fresh),
             Kind::Random => Algorithm::Random,
             Kind::LeastRequest => Algorithm::LeastRequest,
             Kind::PeakEwma => Algorithm::PeakEwma,
@@ -73,7 +73,7 @@ impl Balancer {
     ) -> Option<usize> {
         let weight_max = self.weight_max;
         match &mut self.algorithm {
-            Algorithm::RoundRobin(state) => state.pick(endpoints, weight_max, eligible),
+            Algorithm::RoundRobin(state) => state.pick(endpoints, weight_max, eligible, rng),
             Algorithm::Random => draw(endpoints, weight_max, eligible, rng),
             Algorithm::LeastRequest => {
                 let draw = Draw::two(endpoints, weight_max, eligible, rng)?;

@@ -1,8 +1,8 @@
 //! What an attempt came to, and everything that follows from it.
 //!
-//! One classification, from which the retry decision, outlier detection, the balancer's estimate,
-//! the response the mesh makes, its reason and the metric label derive, so that they never
-//! contradict each other.
+//! One classification, from which the retry decision, outlier detection, the balancer's estimate
+//! and the metric label derive, so that they never contradict each other. Which response the mesh
+//! makes of a final failure is the shell's list of reasons; the names here are its slugs.
 
 /// Result of one attempt to have a request answered by one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,7 +34,11 @@ pub enum AttemptOutcome {
     PerTryTimeout,
     /// The deadline of the whole request passed during this attempt.
     OverallTimeout,
-    /// The client went away. Says nothing about the endpoint.
+    /// A bound or lack of the sidecar itself (no place for a connection, no certificate) kept the
+    /// request back: nothing was sent, the endpoint is not to blame. Not retried, as in Envoy
+    /// (overflow): another try would only add to what is too much.
+    HeldBack,
+    /// The client went away, or broke off its request. Says nothing about the endpoint.
     DownstreamGone,
 }
 
@@ -75,30 +79,6 @@ pub enum Verdict {
     Neutral,
 }
 
-/// The response the mesh makes when an outcome is final and the endpoint gave none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MeshResponse {
-    /// HTTP status.
-    pub status: u16,
-    /// `grpc-status` for gRPC requests.
-    pub grpc_code: u8,
-    /// Stable short reason, for `x-outrigger-reason`, log and metric.
-    pub reason: &'static str,
-}
-
-impl MeshResponse {
-    const fn new(status: u16, grpc_code: u8, reason: &'static str) -> Self {
-        Self {
-            status,
-            grpc_code,
-            reason,
-        }
-    }
-}
-
-const GRPC_DEADLINE_EXCEEDED: u8 = 4;
-const GRPC_UNAVAILABLE: u8 = 14;
-
 impl AttemptOutcome {
     /// Where it comes from.
     #[must_use]
@@ -114,6 +94,7 @@ impl AttemptOutcome {
             | Self::ResetAfterHead
             | Self::PerTryTimeout
             | Self::OverallTimeout => OriginClass::Upstream,
+            Self::HeldBack => OriginClass::Internal,
             Self::DownstreamGone => OriginClass::Downstream,
         }
     }
@@ -122,7 +103,7 @@ impl AttemptOutcome {
     #[must_use]
     pub fn retry_safety(self) -> RetrySafety {
         match self {
-            Self::ConnectFailed | Self::HandshakeFailed | Self::RefusedStream => {
+            Self::ConnectFailed | Self::HandshakeFailed | Self::RefusedStream | Self::HeldBack => {
                 RetrySafety::NeverSent
             }
             Self::Response { .. }
@@ -159,26 +140,8 @@ impl AttemptOutcome {
             | Self::ResetAfterHead
             | Self::PerTryTimeout
             | Self::OverallTimeout => Verdict::GatewayError,
-            Self::RefusedStream | Self::DownstreamGone => Verdict::Neutral,
+            Self::RefusedStream | Self::HeldBack | Self::DownstreamGone => Verdict::Neutral,
         }
-    }
-
-    /// The mesh's own response where the endpoint gave none that can be passed on; `None` where
-    /// it did, where its head has already been passed on, or where nobody waits.
-    #[must_use]
-    pub fn mesh_response(self) -> Option<MeshResponse> {
-        let (status, grpc_code) = match self {
-            Self::Response { .. }
-            | Self::Grpc { .. }
-            | Self::ResetAfterHead
-            | Self::DownstreamGone => return None,
-            Self::ConnectFailed | Self::HandshakeFailed | Self::RefusedStream => {
-                (503, GRPC_UNAVAILABLE)
-            }
-            Self::ResetBeforeHead | Self::InvalidResponse => (502, GRPC_UNAVAILABLE),
-            Self::PerTryTimeout | Self::OverallTimeout => (504, GRPC_DEADLINE_EXCEEDED),
-        };
-        Some(MeshResponse::new(status, grpc_code, self.as_str()))
     }
 
     /// Stable short name, for reasons and metric labels.
@@ -186,16 +149,17 @@ impl AttemptOutcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Response { .. } => "response",
-            Self::Grpc { .. } => "grpc_status",
-            Self::ConnectFailed => "connect_failed",
-            Self::HandshakeFailed => "handshake_failed",
-            Self::RefusedStream => "refused_stream",
-            Self::ResetBeforeHead => "reset_before_response",
-            Self::InvalidResponse => "invalid_response",
-            Self::ResetAfterHead => "reset_after_response",
-            Self::PerTryTimeout => "per_try_timeout",
-            Self::OverallTimeout => "request_timeout",
-            Self::DownstreamGone => "client_gone",
+            Self::Grpc { .. } => "grpc-status",
+            Self::ConnectFailed => "connect-failed",
+            Self::HandshakeFailed => "handshake-failed",
+            Self::RefusedStream => "refused-stream",
+            Self::ResetBeforeHead => "upstream-reset",
+            Self::InvalidResponse => "upstream-protocol",
+            Self::ResetAfterHead => "upstream-reset-in-response",
+            Self::PerTryTimeout => "per-try-timeout",
+            Self::OverallTimeout => "request-timeout",
+            Self::HeldBack => "held-back",
+            Self::DownstreamGone => "client-gone",
         }
     }
 }
@@ -209,18 +173,15 @@ mod tests {
     use Verdict as V;
 
     #[track_caller]
-    fn check(outcome: O, safety: S, verdict: V, response: Option<(u16, u8)>) {
+    fn check(outcome: O, safety: S, verdict: V) {
         assert_eq!(outcome.retry_safety(), safety, "{outcome:?}");
         assert_eq!(outcome.verdict(), verdict, "{outcome:?}");
-        let found = outcome.mesh_response();
-        let found = found.map(|response| (response.status, response.grpc_code));
-        assert_eq!(found, response, "{outcome:?}");
     }
 
     #[test]
     fn answers() {
         let status = |status, verdict| {
-            check(O::Response { status }, S::IdempotentOnly, verdict, None);
+            check(O::Response { status }, S::IdempotentOnly, verdict);
         };
         for working in [200, 302, 404, 409, 429, 499, 600] {
             status(working, V::Success);
@@ -231,7 +192,7 @@ mod tests {
         for server in [500, 501, 505, 599] {
             status(server, V::ServerError);
         }
-        let grpc = |code, verdict| check(O::Grpc { code }, S::IdempotentOnly, verdict, None);
+        let grpc = |code, verdict| check(O::Grpc { code }, S::IdempotentOnly, verdict);
         for working in [0, 1, 3, 5, 6, 7, 8, 9, 10, 11, 16] {
             grpc(working, V::Success);
         }
@@ -245,34 +206,18 @@ mod tests {
 
     #[test]
     fn failures() {
-        let unavailable = Some((503, 14));
-        let bad_gateway = Some((502, 14));
-        let late = Some((504, 4));
-        check(O::ConnectFailed, S::NeverSent, V::GatewayError, unavailable);
-        check(
-            O::HandshakeFailed,
-            S::NeverSent,
-            V::GatewayError,
-            unavailable,
-        );
-        check(O::RefusedStream, S::NeverSent, V::Neutral, unavailable);
-        check(
-            O::ResetBeforeHead,
-            S::IdempotentOnly,
-            V::GatewayError,
-            bad_gateway,
-        );
-        check(
-            O::InvalidResponse,
-            S::IdempotentOnly,
-            V::GatewayError,
-            bad_gateway,
-        );
-        check(O::PerTryTimeout, S::IdempotentOnly, V::GatewayError, late);
-        check(O::OverallTimeout, S::Never, V::GatewayError, late);
-        check(O::ResetAfterHead, S::Never, V::GatewayError, None);
-        check(O::DownstreamGone, S::Never, V::Neutral, None);
+        check(O::ConnectFailed, S::NeverSent, V::GatewayError);
+        check(O::HandshakeFailed, S::NeverSent, V::GatewayError);
+        check(O::RefusedStream, S::NeverSent, V::Neutral);
+        check(O::HeldBack, S::NeverSent, V::Neutral);
+        check(O::ResetBeforeHead, S::IdempotentOnly, V::GatewayError);
+        check(O::InvalidResponse, S::IdempotentOnly, V::GatewayError);
+        check(O::PerTryTimeout, S::IdempotentOnly, V::GatewayError);
+        check(O::OverallTimeout, S::Never, V::GatewayError);
+        check(O::ResetAfterHead, S::Never, V::GatewayError);
+        check(O::DownstreamGone, S::Never, V::Neutral);
         assert_eq!(O::DownstreamGone.origin_class(), OriginClass::Downstream);
+        assert_eq!(O::HeldBack.origin_class(), OriginClass::Internal);
         assert_eq!(O::ConnectFailed.origin_class(), OriginClass::Upstream);
     }
 }

@@ -101,13 +101,13 @@ impl GiveUp {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::NotRetried => "not_retried",
-            Self::NotIdempotent => "not_idempotent",
-            Self::AttemptsExhausted => "attempts_exhausted",
-            Self::BodyTooLarge => "body_too_large",
-            Self::DeadlineNear => "deadline_near",
-            Self::BudgetExhausted => "budget_exhausted",
-            Self::TooManyRunning => "too_many_retries_in_flight",
+            Self::NotRetried => "not-retried",
+            Self::NotIdempotent => "not-idempotent",
+            Self::AttemptsExhausted => "retries-exhausted",
+            Self::BodyTooLarge => "body-too-large",
+            Self::DeadlineNear => "deadline-near",
+            Self::BudgetExhausted => "budget-exhausted",
+            Self::TooManyRunning => "retries-full",
         }
     }
 }
@@ -181,6 +181,7 @@ pub fn covers(on: &RetryConditions, outcome: AttemptOutcome) -> bool {
         AttemptOutcome::PerTryTimeout => on.per_try_timeout || on.any_5xx || on.gateway_error,
         AttemptOutcome::ResetAfterHead
         | AttemptOutcome::OverallTimeout
+        | AttemptOutcome::HeldBack
         | AttemptOutcome::DownstreamGone => false,
     }
 }

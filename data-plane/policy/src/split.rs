@@ -77,7 +77,9 @@ mod tests {
     }
 
     proptest! {
-        /// Each share stays within five standard deviations of a binomial; zero stays at zero.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Each share stays within six standard deviations of a binomial; zero stays at zero.
         #[test]
         fn shares_follow_weights(
             weights in prop::collection::vec(prop_oneof![Just(0_u32), 1..=10_u32, 1..=Weight::MAX], 1..6),

@@ -10,16 +10,50 @@
 
 use super::EndpointLoad;
 
-#[derive(Debug, Default)]
-pub(super) struct RoundRobin {
+/// Where the next pick starts.
+#[derive(Debug)]
+pub(super) enum RoundRobin {
+    /// Anywhere: sidecars that start together must not all send their first requests to the
+    /// first endpoint.
+    Fresh,
+    /// Here.
+    At(Cursor),
+}
+
+impl RoundRobin {
+    pub(super) fn pick(
+        &mut self,
+        endpoints: &[EndpointLoad],
+        weight_max: u32,
+        eligible: impl Fn(usize) -> bool,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        match self {
+            Self::At(cursor) => cursor.pick(endpoints, weight_max, eligible),
+            Self::Fresh if endpoints.is_empty() => None,
+            Self::Fresh => {
+                let mut cursor = Cursor {
+                    generation: rng.u64(..u64::from(weight_max)),
+                    index: rng.usize(..endpoints.len()),
+                };
+                let picked = cursor.pick(endpoints, weight_max, eligible);
+                *self = Self::At(cursor);
+                picked
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Cursor {
     /// Below the largest weight: the schedule repeats after it.
     generation: u64,
     /// The next entry of this generation.
     index: usize,
 }
 
-impl RoundRobin {
-    pub(super) fn pick(
+impl Cursor {
+    fn pick(
         &mut self,
         endpoints: &[EndpointLoad],
         weight_max: u32,

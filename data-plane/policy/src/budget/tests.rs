@@ -92,41 +92,54 @@ fn recent(log: &[Duration], now: Duration, window: Duration) -> usize {
 }
 
 proptest! {
-    /// The two promises of the module doc hold at every grant, and the budget is not stingy: what
-    /// it refuses would have broken a promise within one slot more.
+    /// The promises of the module doc hold at every grant, and the budget is not stingy: what it
+    /// refuses would have broken a promise within one slot more.
     #[test]
     fn never_exceeded_and_not_stingy(
-        percent in 0..=100_u8, floor in 0..15_usize,
-        events in prop::collection::vec((0..400_u64, 0..6_u32), 1..300),
+        percent in 0..=100_u8, floor in 0..15_usize, running_max in 0..20_u32,
+        events in prop::collection::vec((0..400_u64, 0..7_u32), 1..300),
     ) {
-        let mut state = Budget::new(unbounded(), epoch());
         let paid = budget(percent, u32::try_from(floor).unwrap());
+        let mut state = Budget::new(Gate::new(running_max, Refusal::Retries), epoch());
         let (mut requests, mut floors, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+        let mut running = Vec::new();
         let mut now = Duration::ZERO;
         let (second, ten) = (Duration::from_secs(1), Duration::from_secs(10));
         for (pause, what) in events {
             now += Duration::from_millis(pause);
-            if what < 4 {
-                state.on_request(epoch() + now);
-                requests.push(now);
-                continue;
+            match what {
+                0..=3 => {
+                    state.on_request(epoch() + now);
+                    requests.push(now);
+                    continue;
+                }
+                4 => {
+                    running.pop();
+                    continue;
+                }
+                _ => {}
             }
             state.floor.advance(epoch() + now);
             let before = state.floor.sum_covering();
             let grant = state.try_retry(paid, epoch() + now);
-            let in_floor = recent(&floors, now, second);
             let in_share = recent(&shares, now, ten);
             let allowed = |window| recent(&requests, now, window) * usize::from(percent) / 100;
             match grant {
-                Ok(_) if state.floor.sum_covering() != before => {
-                    floors.push(now);
-                    prop_assert!(in_floor < floor, "{floors:?}");
+                Ok(permit) => {
+                    if state.floor.sum_covering() == before {
+                        prop_assert!(in_share < allowed(ten), "{shares:?} of {requests:?}");
+                        shares.push(now);
+                    } else {
+                        prop_assert!(recent(&floors, now, second) < floor, "{floors:?}");
+                        floors.push(now);
+                    }
+                    running.push(permit);
+                    prop_assert!(running.len() <= usize::try_from(running_max).unwrap());
                 }
-                Ok(_) => {
-                    shares.push(now);
-                    prop_assert!(in_share < allowed(ten), "{shares:?} of {requests:?}");
+                Err(BudgetRefusal::TooManyRunning) => {
+                    prop_assert_eq!(running.len(), usize::try_from(running_max).unwrap());
                 }
-                Err(_) => {
+                Err(BudgetRefusal::Exhausted) => {
                     prop_assert!(recent(&floors, now, second + FLOOR_SLOT) >= floor);
                     prop_assert!(recent(&shares, now, ten + SHARE_SLOT) >= allowed(ten - SHARE_SLOT));
                 }

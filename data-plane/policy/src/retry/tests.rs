@@ -93,6 +93,7 @@ fn by_default_only_the_unprocessed_and_idempotent_resets() {
     check_both(O::Grpc { code: 14 }, never, never);
     check_both(O::ResetAfterHead, never, never);
     check_both(O::OverallTimeout, never, never);
+    check_both(O::HeldBack, never, never);
     check_both(O::DownstreamGone, never, never);
 }
 
