@@ -83,3 +83,29 @@ pub struct RequestRecord<'a> {
     /// Trace context sent on, for the log.
     pub traceparent: &'a str,
 }
+
+impl Carried {
+    /// Value of the `protocol` label.
+    #[must_use]
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl RequestRecord<'_> {
+    /// Whether it counts as a failure: 5xx, refused or broken off by the mesh, left by the client
+    /// before an answer, or one of gRPC's server-side codes (OpenTelemetry's list: UNKNOWN,
+    /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS).
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.reason.is_some()
+            || self.status >= 500
+            || (self.status == 0 && self.carried != Carried::Tcp)
+            || matches!(self.grpc_status, Some(2 | 4 | 12 | 13 | 14 | 15))
+    }
+}
