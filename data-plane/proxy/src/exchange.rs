@@ -192,6 +192,8 @@ pub enum DeliveryEnd {
     UpstreamReset,
     /// No byte either way for DEF-13 (5 min).
     Idle,
+    /// The request's deadline passed while the response was streaming; it was broken off.
+    DeadlinePassed,
 }
 
 impl Deadline {

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -22,6 +23,8 @@ pub enum Io {
     Client(Box<client::TlsStream<TcpStream>>),
     /// We accepted.
     Server(Box<server::TlsStream<TcpStream>>),
+    /// Bytes were read ahead to find the protocol: they are read again first.
+    Replayed(Box<Replayed>),
     /// In memory, for tests of engines.
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
@@ -34,6 +37,7 @@ macro_rules! each {
             Io::Plain($stream) => $body,
             Io::Client($stream) => $body,
             Io::Server($stream) => $body,
+            Io::Replayed($stream) => $body,
             #[cfg(test)]
             Io::Memory($stream) => $body,
         }
@@ -88,8 +92,73 @@ impl Io {
             Self::Plain(stream) => Some(stream),
             Self::Client(stream) => Some(stream.get_ref().0),
             Self::Server(stream) => Some(stream.get_ref().0),
+            Self::Replayed(replayed) => replayed.inner.socket(),
             #[cfg(test)]
             Self::Memory(_) => None,
         }
+    }
+}
+
+/// A stream whose first bytes were already read.
+#[derive(Debug)]
+pub struct Replayed {
+    ahead: Bytes,
+    inner: Io,
+}
+
+impl Io {
+    /// Puts `ahead` back in front of what is still to be read.
+    #[must_use]
+    pub fn replay(self, ahead: Bytes) -> Self {
+        if ahead.is_empty() {
+            self
+        } else {
+            Self::Replayed(Box::new(Replayed { ahead, inner: self }))
+        }
+    }
+}
+
+impl AsyncRead for Replayed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        }
+        let length = self.ahead.len().min(buf.remaining());
+        buf.put_slice(&self.ahead.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Replayed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }

@@ -65,6 +65,9 @@ pub struct TlsContext {
     client_h1: Arc<ClientConfig>,
     client_h2: Arc<ClientConfig>,
     client_tcp: Arc<ClientConfig>,
+    control: Arc<ClientConfig>,
+    /// The leaf in force, DER, for the admin endpoint.
+    pub leaf: CertificateDer<'static>,
 }
 
 /// A context could not be built.
@@ -76,6 +79,9 @@ pub enum TlsError {
     /// The bundle is empty: nobody could be verified.
     #[error("the trust bundle holds no root certificate")]
     NoRoots,
+    /// The chain is empty.
+    #[error("the certificate chain is empty")]
+    NoCertificate,
     /// Key or certificate not usable, or they do not belong together.
     #[error("certificate and key are not usable together")]
     Key(#[source] rustls::Error),
@@ -98,11 +104,15 @@ impl TlsContext {
             identity.trust_domain.clone(),
             Arc::clone(&provider),
         )?);
+        let leaf = chain.first().cloned().ok_or(TlsError::NoCertificate)?;
         let key = CertifiedKey::from_der(chain, key, &provider).map_err(TlsError::Key)?;
         let key = Arc::new(FixedKey(Arc::new(key)));
-        let client = |alpn: Alpn| client_config(&provider, &verifier, &key, alpn);
+        let resolver = || Some(Arc::clone(&key));
+        let client = |alpn: Alpn| client_config(&provider, &verifier, resolver(), alpn.as_bytes());
         Ok(Self {
             identity,
+            leaf,
+            control: client_config(&provider, &verifier, resolver(), CONTROL_ALPN)?,
             server: server_config(&provider, &verifier, &key)?,
             client_h1: client(Alpn::H1)?,
             client_h2: client(Alpn::H2)?,
@@ -124,6 +134,12 @@ impl TlsContext {
             Alpn::H2 => &self.client_h2,
             Alpn::Tcp => &self.client_tcp,
         })
+    }
+
+    /// For the connection to the control plane.
+    #[must_use]
+    pub fn control(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.control)
     }
 
     /// Trust domain of the mesh.
@@ -157,21 +173,40 @@ pub fn mesh_provider() -> CryptoProvider {
     }
 }
 
+/// For the connection to the control plane before this sidecar holds a certificate: the server is
+/// verified against the roots handed over at start, we show nothing.
+///
+/// # Errors
+/// When the roots are not usable.
+pub fn bootstrap_client(
+    trust_domain: &TrustDomain,
+    roots: &[Arc<[u8]>],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(mesh_provider());
+    let verifier = MeshVerifier::new(roots, trust_domain.clone(), Arc::clone(&provider))?;
+    client_config(&provider, &Arc::new(verifier), None, CONTROL_ALPN)
+}
+
+/// gRPC (RFC 9113 §3.2).
+const CONTROL_ALPN: &[u8] = b"h2";
+
 fn client_config(
     provider: &Arc<CryptoProvider>,
     verifier: &Arc<MeshVerifier>,
-    key: &Arc<FixedKey>,
-    alpn: Alpn,
+    key: Option<Arc<FixedKey>>,
+    alpn: &[u8],
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier: Arc<MeshVerifier> = Arc::clone(verifier);
-    let key: Arc<FixedKey> = Arc::clone(key);
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Key)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(key);
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match key {
+        Some(key) => builder.with_client_cert_resolver(key),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
     // A resumed session skips the certificate check: rotation and revocation would leak (rule 9).
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;

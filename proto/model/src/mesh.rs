@@ -28,6 +28,24 @@ pub struct MeshSettings {
     pub drain_timeout: Duration,
 }
 
+impl MeshSettings {
+    /// What holds where nothing is configured: `cluster.local`, failures logged, no tracing, a
+    /// drain of 10 s.
+    ///
+    /// # Panics
+    /// Never: the constant host name is valid (tested).
+    #[must_use]
+    pub fn defaults(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            cluster_domain: Hostname::parse("cluster.local").expect("a constant valid host name"),
+            access_log: AccessLog::Failures,
+            tracing: Tracing::Off,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
 /// Which requests get an access log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AccessLog {
@@ -51,4 +69,15 @@ pub enum Tracing {
         /// Share of traces started here that are recorded; a caller's decision is kept.
         sampling: Ratio,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_exist() {
+        let settings = MeshSettings::defaults(TrustDomain::parse("cluster.local").unwrap());
+        assert_eq!(settings.cluster_domain.as_str(), "cluster.local");
+    }
 }

@@ -76,6 +76,9 @@ impl Weight {
 pub struct Percent(u8);
 
 impl Percent {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
     /// # Errors
     /// When the number is not in 0–100.
     pub fn new(number: impl TryInto<u8> + fmt::Display + Copy) -> Result<Self, InvalidValue> {

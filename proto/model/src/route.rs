@@ -232,3 +232,14 @@ impl RouteTable {
             .filter(move |backend| seen.insert(*backend))
     }
 }
+
+/// `namespace/name:port` or `namespace/name:port subset v2`.
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.destination.fmt(f)?;
+        match &self.subset {
+            Some(subset) => write!(f, " subset {subset}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -58,7 +58,7 @@ impl Permits {
     }
 
     /// Completes when a permit may have been freed, in any worker. Cancel safe: yes.
-    pub(super) fn freed(&self) -> tokio::sync::futures::Notified<'_> {
+    pub(crate) fn freed(&self) -> tokio::sync::futures::Notified<'_> {
         self.freed.notified()
     }
 }

@@ -1,0 +1,122 @@
+//! Accept loops: one for each listener and worker, and what a new connection is.
+//!
+//! A listener stops at the drain or when its configuration goes. Out of file descriptors it
+//! pauses briefly and goes on; at the bound on connections (DEF-18) it waits for one to end.
+
+mod inbound;
+mod outbound;
+
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+
+use outrigger_model::{Authority, Port};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{telemetry::Direction, upstream::Permit, worker::Worker};
+
+/// Pause after a failed accept: descriptors come free in the meantime, and a loop that fails at
+/// once would take the whole core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a listener is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// Explicit mode: all traffic goes to this service, whatever its `Host` says.
+    Destination(Authority),
+    /// Takes absolute-form requests like a forward proxy; the authority names the service.
+    ForwardProxy,
+    /// Traffic of the mesh for the application's port.
+    Inbound {
+        /// The port that the policy speaks of.
+        port: Port,
+        /// Where the application listens.
+        application: SocketAddr,
+    },
+}
+
+/// Accepts until the drain begins or `stop` is cancelled.
+pub async fn accept(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    role: Rc<Role>,
+    stop: CancellationToken,
+) {
+    loop {
+        let Some(permit) = room(&worker, &stop).await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = worker.shared.drain.begun() => return,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, client)) => start(&worker, &role, stream, client, permit),
+            Err(error) => {
+                failed(&error);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Room for one more connection; `None` when the listener ends first.
+async fn room(worker: &Worker, stop: &CancellationToken) -> Option<Permit> {
+    let downstream = &worker.shared.limits.downstream;
+    loop {
+        let freed = downstream.freed();
+        if let Some(permit) = downstream.try_acquire() {
+            return Some(permit);
+        }
+        tokio::select! {
+            () = freed => {}
+            () = worker.shared.drain.begun() => return None,
+            () = stop.cancelled() => return None,
+        }
+    }
+}
+
+fn failed(error: &io::Error) {
+    match error.kind() {
+        // The client left between its SYN and our accept: its affair.
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {}
+        _ => tracing::warn!(%error, "accept failed; trying again"),
+    }
+}
+
+fn start(
+    worker: &Rc<Worker>,
+    role: &Rc<Role>,
+    stream: TcpStream,
+    client: SocketAddr,
+    permit: Permit,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY not set");
+    }
+    let (worker, role) = (Rc::clone(worker), Rc::clone(role));
+    let tracker = worker.tasks.clone();
+    tracker.spawn_local(async move {
+        let _permit = permit;
+        let direction = match *role {
+            Role::Destination(_) | Role::ForwardProxy => Direction::Outbound,
+            Role::Inbound { .. } => Direction::Inbound,
+        };
+        worker.shared.telemetry.connection_opened(direction);
+        let cut = worker.shared.drain.clone();
+        let serve = async {
+            match &*role {
+                Role::Destination(authority) => {
+                    outbound::destination(&worker, stream, &authority.to_string()).await;
+                }
+                Role::ForwardProxy => outbound::forward_proxy(&worker, stream).await,
+                Role::Inbound { port, application } => {
+                    inbound::connection(&worker, stream, client, *port, *application).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = serve => {}
+            () = cut.cut() => {}
+        }
+        worker.shared.telemetry.connection_closed(direction);
+    });
+}

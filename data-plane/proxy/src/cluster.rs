@@ -1,0 +1,281 @@
+//! A target as one worker sees it: its endpoints with their load and health, its balancer, its
+//! retry budget, its bounds.
+//!
+//! The decisions are `outrigger-policy`'s; this holds their state between requests and keeps it
+//! when endpoints come and go: an endpoint that stays (same address, same peer) keeps its
+//! connections, latency estimate and health.
+
+use std::{
+    cell::{Ref, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use outrigger_model::{Backend, EndpointState, Origin};
+use outrigger_policy::{
+    admission::{Admission, Permit},
+    balance::{Balancer, EndpointLoad},
+    budget::Budget,
+    outcome::AttemptOutcome,
+    outlier::{Action, Detector, EndpointHealth, Role},
+    retry::{self, Decision, Failed},
+};
+
+use crate::{
+    snapshot::Target,
+    upstream::{Endpoint, Permits, Pool, TlsReader},
+};
+
+/// Counters of a backend's limits that span workers.
+#[derive(Debug)]
+pub struct BackendLimits {
+    /// Connections.
+    pub connections: Arc<Permits>,
+    /// Requests and retries in flight.
+    pub admission: Admission,
+}
+
+/// One target's state.
+#[derive(Debug)]
+pub struct Cluster {
+    pool: Rc<Pool>,
+    tls: TlsReader,
+    limits: Arc<BackendLimits>,
+    state: RefCell<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    target: Arc<Target>,
+    admission: Admission,
+    /// Sorted by address, parallel to `loads`.
+    members: Vec<Member>,
+    loads: Vec<EndpointLoad>,
+    balancer: Balancer,
+    detector: Detector,
+    budget: Budget,
+    /// Whether any member is ready: then draining ones get nothing new.
+    any_ready: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    endpoint: Rc<Endpoint>,
+    health: EndpointHealth,
+    draining: bool,
+}
+
+/// An endpoint picked for one attempt; its end is told by [`Cluster::finish`].
+#[derive(Debug)]
+pub struct Picked {
+    /// The endpoint.
+    pub endpoint: Rc<Endpoint>,
+    role: Role,
+    begun: Instant,
+}
+
+impl Cluster {
+    /// State for a target met for the first time.
+    #[must_use]
+    pub fn new(target: &Arc<Target>, limits: Arc<BackendLimits>, tls: TlsReader) -> Rc<Self> {
+        let pool = Pool::new(target.policy.limits.clone(), Arc::clone(&limits.connections));
+        let admission = limits.admission.with_limits(&target.policy.limits);
+        let now = Instant::now();
+        let mut state = State {
+            target: Arc::clone(target),
+            budget: Budget::new(admission.retries.clone(), now),
+            admission,
+            members: Vec::new(),
+            loads: Vec::new(),
+            balancer: Balancer::new(target.policy.balancer, &[]),
+            detector: Detector::new(target.policy.outlier.clone(), 0),
+            any_ready: false,
+        };
+        state.replace_members(target, &pool, &tls);
+        Rc::new(Self { pool, tls, limits, state: RefCell::new(state) })
+    }
+
+    /// Takes over a changed target; cheap when it is the same.
+    pub fn update(&self, target: &Arc<Target>) {
+        let mut state = self.state.borrow_mut();
+        if Arc::ptr_eq(&state.target, target) {
+            return;
+        }
+        if state.target.policy != target.policy {
+            let policy = &target.policy;
+            self.pool.set_limits(policy.limits.clone());
+            state.admission = self.limits.admission.with_limits(&policy.limits);
+            let retries = state.admission.retries.clone();
+            state.budget.set_running(retries);
+            state.detector.set_policy(policy.outlier.clone());
+            if state.target.policy.balancer != policy.balancer {
+                state.balancer = Balancer::new(policy.balancer, &[]);
+            }
+        }
+        state.replace_members(target, &self.pool, &self.tls);
+        state.target = Arc::clone(target);
+    }
+
+    /// Connections and the line of those who wait.
+    #[must_use]
+    pub fn pool(&self) -> &Rc<Pool> {
+        &self.pool
+    }
+
+    /// Which backend this is.
+    #[must_use]
+    pub fn backend(&self) -> Ref<'_, Backend> {
+        Ref::map(self.state.borrow(), |state| &state.target.backend)
+    }
+
+    /// The object that its policy comes from.
+    #[must_use]
+    pub fn policy_origin(&self) -> Origin {
+        self.state.borrow().target.policy.origin.clone()
+    }
+
+    /// A place among the requests in flight (`requests_max`), counted across workers; the request
+    /// also pays into the retry budget.
+    #[must_use]
+    pub fn admit(&self, now: Instant) -> Option<Permit> {
+        let mut state = self.state.borrow_mut();
+        let permit = state.admission.requests.try_enter().ok()?;
+        state.budget.on_request(now);
+        Some(permit)
+    }
+
+    /// An endpoint for the next try: by the balancer, without the ejected and those already tried
+    /// while others are left. `None` when there is none at all.
+    #[must_use]
+    pub fn pick(
+        &self,
+        tried: &[SocketAddr],
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Picked> {
+        let mut state = self.state.borrow_mut();
+        let State { members, loads, balancer, detector, any_ready, .. } = &mut *state;
+        let admitted = |member: &Member| {
+            (!member.draining || !*any_ready) && detector.admits(&member.health, now)
+        };
+        let fresh = |index: usize| {
+            members.get(index).is_some_and(|member| {
+                admitted(member) && !tried.contains(&member.endpoint.address)
+            })
+        };
+        let again = |index: usize| members.get(index).is_some_and(&admitted);
+        let index = balancer.pick(loads, fresh, now, rng).or_else(|| {
+            if tried.is_empty() { None } else { balancer.pick(loads, again, now, rng) }
+        })?;
+        let member = members.get_mut(index)?;
+        let role = detector.on_start(&mut member.health, now);
+        loads.get_mut(index)?.on_start();
+        Some(Picked { endpoint: Rc::clone(&member.endpoint), role, begun: now })
+    }
+
+    /// A try ended, as far as health and latency are concerned: at its response head or failure.
+    /// Returns an ejection or a return that followed from it.
+    pub fn finish(&self, picked: &Picked, outcome: AttemptOutcome, now: Instant) -> Option<Action> {
+        let mut state = self.state.borrow_mut();
+        let State { members, loads, detector, .. } = &mut *state;
+        let address = picked.endpoint.address;
+        let index = members.binary_search_by_key(&address, |member| member.endpoint.address).ok()?;
+        let member = members.get_mut(index)?;
+        // Removed and added again meanwhile: the new one has a record of its own.
+        if !Rc::ptr_eq(&member.endpoint, &picked.endpoint) {
+            return None;
+        }
+        let latency = now.saturating_duration_since(picked.begun);
+        loads.get_mut(index)?.on_end(latency, outcome, now);
+        detector.on_end(&mut member.health, picked.role, outcome.verdict(), now)
+    }
+
+    /// What follows a failed try.
+    #[must_use]
+    pub fn decide(&self, failed: &Failed<'_>, now: Instant, rng: &mut fastrand::Rng) -> Decision {
+        retry::decide(failed, &mut self.state.borrow_mut().budget, now, rng)
+    }
+
+    /// Endpoints in all, and those out by ejection.
+    #[must_use]
+    pub fn health(&self) -> (usize, usize) {
+        let state = self.state.borrow();
+        (state.members.len(), state.detector.out())
+    }
+
+    /// Closes what is idle, because nothing names the target any more.
+    pub fn retire(&self) {
+        for member in &self.state.borrow().members {
+            member.endpoint.retire();
+        }
+    }
+}
+
+impl State {
+    fn replace_members(&mut self, target: &Target, pool: &Rc<Pool>, tls: &TlsReader) {
+        let mut old: Vec<(Member, EndpointLoad)> =
+            self.members.drain(..).zip(self.loads.drain(..)).collect();
+        for endpoint in &target.endpoints {
+            let kept = old
+                .binary_search_by_key(&endpoint.address, |(member, _)| member.endpoint.address)
+                .ok()
+                .filter(|index| {
+                    old.get(*index).is_some_and(|(member, _)| member.endpoint.peer == endpoint.peer)
+                });
+            let (mut member, mut load) = match kept {
+                Some(index) => old.remove(index),
+                None => {
+                    let tls = Arc::clone(tls);
+                    let made = Endpoint::new(endpoint.address, endpoint.peer.clone(), pool, tls);
+                    let member =
+                        Member { endpoint: made, health: EndpointHealth::new(), draining: false };
+                    (member, EndpointLoad::new(endpoint.weight))
+                }
+            };
+            member.draining = endpoint.state == EndpointState::Draining;
+            load.set_weight(endpoint.weight);
+            self.members.push(member);
+            self.loads.push(load);
+        }
+        for (gone, _) in &old {
+            gone.endpoint.retire();
+        }
+        self.any_ready = self.members.iter().any(|member| !member.draining);
+        self.detector.endpoints_changed(self.members.iter().map(|member| &member.health));
+        self.balancer.endpoints_changed(&self.loads);
+    }
+}
+
+/// Ends an attempt's account when its future is dropped before it said how it went: the client
+/// left, which says nothing about the endpoint.
+#[derive(Debug)]
+pub struct Account {
+    cluster: Rc<Cluster>,
+    picked: Option<Picked>,
+}
+
+impl Account {
+    /// Opens the account of a try.
+    #[must_use]
+    pub fn new(cluster: &Rc<Cluster>, picked: Picked) -> Self {
+        Self { cluster: Rc::clone(cluster), picked: Some(picked) }
+    }
+
+    /// How it went. Returns what the outlier detector did.
+    pub fn close(mut self, outcome: AttemptOutcome) -> (Option<Action>, Duration) {
+        let now = Instant::now();
+        let Some(picked) = self.picked.take() else { return (None, Duration::ZERO) };
+        let action = self.cluster.finish(&picked, outcome, now);
+        (action, now.saturating_duration_since(picked.begun))
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if let Some(picked) = self.picked.take() {
+            self.cluster.finish(&picked, AttemptOutcome::DownstreamGone, Instant::now());
+        }
+    }
+}

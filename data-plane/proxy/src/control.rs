@@ -1,0 +1,131 @@
+//! The control thread: certificates, discovery, telemetry export, admin (STYLE §1 "Separate
+//! threads").
+//!
+//! It is the only writer of the snapshot ([`crate::snapshot::SnapshotWriter`]) and of the
+//! certificate in force. Without a control plane it keeps trying, with backoff, while workers go
+//! on from what they have.
+
+mod backoff;
+mod certificates;
+mod discovery;
+mod fold;
+mod link;
+mod subscriptions;
+
+use std::{net::TcpListener, sync::Arc};
+
+use anyhow::Context;
+use outrigger_model::{Authority, TrustBundle};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin,
+    bootstrap::Bootstrap,
+    drain::Drain,
+    snapshot::{SnapshotReader, SnapshotWriter},
+    telemetry::{Telemetry, logging::LogControl},
+    upstream::TlsReader,
+};
+use link::ControlPlane;
+
+/// What the control thread's tasks work with.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) bootstrap: Bootstrap,
+    pub(crate) writer: SnapshotWriter,
+    pub(crate) snapshots: SnapshotReader,
+    pub(crate) tls: TlsReader,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) drain: Drain,
+    pub(crate) started: Instant,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Control {
+    /// Starts the tasks on `tasks`.
+    ///
+    /// # Errors
+    /// When the roots handed over at start cannot be read, or the admin socket not be used.
+    pub(crate) fn start(
+        self,
+        tasks: &TaskTracker,
+        demanded: mpsc::Receiver<Authority>,
+        admin_listener: TcpListener,
+        log: LogControl,
+    ) -> anyhow::Result<()> {
+        let roots = read_roots(&self.bootstrap)?;
+        let to = ControlPlane {
+            address: self.bootstrap.file.control_plane,
+            identity: self.bootstrap.control_plane_identity.clone(),
+        };
+        let (trust_out, trust_in) = watch::channel::<Option<Arc<TrustBundle>>>(None);
+        let (has_certificate_out, has_certificate) = watch::channel(0_u64);
+        let certificates = certificates::Certificates {
+            to: to.clone(),
+            identity: self.bootstrap.identity.clone(),
+            token_file: self.bootstrap.file.token_file.clone(),
+            roots,
+            tls: Arc::clone(&self.tls),
+            renewed: has_certificate_out,
+            trust: trust_in,
+            telemetry: Arc::clone(&self.telemetry),
+            valid_until: 0,
+        };
+        let discovery = discovery::Discovery {
+            to,
+            workload: self.bootstrap.workload.clone(),
+            trust_domain: self.bootstrap.identity.trust_domain.clone(),
+            tls: Arc::clone(&self.tls),
+            has_certificate,
+            demanded,
+            writer: self.writer,
+            trust: trust_out,
+            telemetry: Arc::clone(&self.telemetry),
+            started: self.started,
+        };
+        let sources = admin::Sources {
+            snapshots: self.snapshots,
+            tls: Arc::clone(&self.tls),
+            telemetry: Arc::clone(&self.telemetry),
+            drain: self.drain,
+            log,
+            mutations: self.bootstrap.file.admin_mutations,
+        };
+        admin_listener.set_nonblocking(true).context("the admin socket cannot be used")?;
+        let listener = tokio::net::TcpListener::from_std(admin_listener)
+            .context("the admin socket cannot be used")?;
+        let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
+        let stop = until(&self.stop);
+        tasks.spawn_local(async move {
+            tokio::select! { () = certificates.run() => {}, () = stop => {} }
+        });
+        let stop = until(&self.stop);
+        tasks.spawn_local(async move {
+            tokio::select! { () = discovery.run() => {}, () = stop => {} }
+        });
+        let stop = until(&self.stop);
+        tasks.spawn_local(async move {
+            tokio::select! { () = admin::serve(listener, sources) => {}, () = stop => {} }
+        });
+        let telemetry = self.telemetry;
+        tasks.spawn_local(telemetry.export(self.stop));
+        Ok(())
+    }
+}
+
+fn read_roots(bootstrap: &Bootstrap) -> anyhow::Result<Vec<Arc<[u8]>>> {
+    let path = &bootstrap.file.root_file;
+    let certificates = CertificateDer::pem_file_iter(path)
+        .with_context(|| format!("cannot read the roots in {}", path.display()))?;
+    let roots = certificates
+        .map(|certificate| certificate.map(|certificate| Arc::from(certificate.as_ref())))
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| format!("the roots in {} are not PEM certificates", path.display()))?;
+    anyhow::ensure!(!roots.is_empty(), "{} holds no certificate", path.display());
+    Ok(roots)
+}

@@ -1,0 +1,291 @@
+//! The discovery stream: subscribe on demand, apply whole, ACK or NACK, connect again.
+//!
+//! One response is applied at a time, between two polls of the stream. The fold outlives streams:
+//! a new one opens with the versions held and receives only what differs (DESIGN §4).
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use outrigger_model::{Authority, ResourceKind, TrustBundle, TrustDomain, WorkloadName};
+use outrigger_proto::{
+    codec,
+    discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
+    rpc::Status,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, interval, sleep},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    backoff::Backoff,
+    fold::{Fold, Received, Rejected, prepare},
+    link::{self, ControlPlane},
+    subscriptions::Subscriptions,
+};
+use crate::{snapshot::SnapshotWriter, telemetry::Telemetry, upstream::TlsReader};
+
+/// Requests on their way to the control plane. One demand makes two at most, and the server
+/// answers each; a queue this long that is full means a stream that is stuck.
+const REQUESTS_MAX: usize = 256;
+/// DEF-34.
+const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A service unused for so long is forgotten (DESIGN §4: "minutes").
+const UNUSED_MAX: Duration = Duration::from_secs(600);
+/// How often that is looked at.
+const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+/// gRPC INVALID_ARGUMENT, as xDS clients send it with a NACK.
+const INVALID_ARGUMENT: i32 = 3;
+
+/// The task's state.
+#[derive(Debug)]
+pub(super) struct Discovery {
+    pub(super) to: ControlPlane,
+    pub(super) workload: WorkloadName,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) tls: TlsReader,
+    pub(super) has_certificate: watch::Receiver<u64>,
+    pub(super) demanded: mpsc::Receiver<Authority>,
+    pub(super) writer: SnapshotWriter,
+    pub(super) trust: watch::Sender<Option<Arc<TrustBundle>>>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) started: Instant,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("cannot reach the control plane")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("the control plane ended the stream: {0}")]
+    Status(String),
+    #[error("the control plane closed the stream")]
+    Closed,
+    #[error("the control plane takes no more requests")]
+    Stuck,
+    #[error("no certificate yet")]
+    NoCertificate,
+}
+
+/// One open stream.
+struct Stream {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: tonic::Streaming<DeltaDiscoveryResponse>,
+}
+
+/// What outlives streams.
+#[derive(Default)]
+struct State {
+    fold: Fold,
+    subscriptions: Subscriptions,
+}
+
+impl Discovery {
+    /// Runs until dropped.
+    pub(super) async fn run(mut self) {
+        let mut state = State::default();
+        self.subscribe_own(&mut state);
+        let mut backoff = Backoff::default();
+        loop {
+            let begun = Instant::now();
+            let Err(error) = self.stream(&mut state).await;
+            self.telemetry.discovery_connected(false);
+            // A stream that worked for a while starts the backoff anew.
+            if begun.elapsed() > Duration::from_secs(10) {
+                backoff.reset();
+            }
+            let pause = backoff.next();
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(%error, cause, ?pause, "discovery interrupted; traffic goes on, trying again");
+            self.pause(&mut state, pause).await;
+        }
+    }
+
+    /// Waits, and meanwhile notes what the application uses.
+    async fn pause(&mut self, state: &mut State, pause: Duration) {
+        let until = sleep(pause);
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                () = &mut until => return,
+                demanded = self.demanded.recv() => match demanded {
+                    Some(authority) => {
+                        state.fold.demand(&authority);
+                    }
+                    None => return until.await,
+                },
+            }
+        }
+    }
+
+    fn subscribe_own(&self, state: &mut State) {
+        let own = [
+            (ResourceKind::MeshSettings, "mesh".to_owned()),
+            (ResourceKind::TrustBundle, self.trust_domain.to_string()),
+            (ResourceKind::InboundPolicy, self.workload.to_string()),
+        ];
+        for (kind, name) in own {
+            state.subscriptions.update(kind, BTreeSet::from([name]));
+        }
+    }
+
+    async fn stream(&mut self, state: &mut State) -> Result<std::convert::Infallible, StreamError> {
+        if self.has_certificate.wait_for(|count| *count > 0).await.is_err() {
+            return Err(StreamError::NoCertificate);
+        }
+        let mut stream = self.open(state).await?;
+        self.telemetry.discovery_connected(true);
+        tracing::info!(control_plane = %self.to.address, "discovery connected");
+        let mut forget = interval(FORGET_INTERVAL);
+        loop {
+            tokio::select! {
+                response = stream.responses.message() => {
+                    let response = response
+                        .map_err(|status| StreamError::Status(format!("{:?}: {}", status.code(), status.message())))?
+                        .ok_or(StreamError::Closed)?;
+                    self.respond(state, &stream, response)?;
+                }
+                Some(authority) = self.demanded.recv() => {
+                    // Whoever else is asking at this moment goes into the same request.
+                    let mut new = state.fold.demand(&authority);
+                    while let Ok(authority) = self.demanded.try_recv() {
+                        new |= state.fold.demand(&authority);
+                    }
+                    if new {
+                        subscribe(state, &stream)?;
+                    }
+                }
+                _ = forget.tick() => self.forget(state, &stream)?,
+            }
+        }
+    }
+
+    async fn open(&self, state: &mut State) -> Result<Stream, StreamError> {
+        let tls = self.tls.load_full().ok_or(StreamError::NoCertificate)?.control();
+        let channel = link::connect(&self.to, tls).await.map_err(StreamError::Connect)?;
+        let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
+        for kind in [ResourceKind::Destination, ResourceKind::RouteTable, ResourceKind::EndpointShard] {
+            let wanted = state.fold.wanted(kind);
+            state.subscriptions.update(kind, wanted);
+        }
+        for kind in ResourceKind::ALL {
+            let opening = state.subscriptions.opening(kind);
+            let request = DeltaDiscoveryRequest {
+                node: Some(Node { id: self.workload.to_string(), ..Node::default() }),
+                type_url: kind.type_url().into(),
+                resource_names_subscribe: opening.subscribe,
+                initial_resource_versions: opening.versions.into_iter().collect(),
+                ..DeltaDiscoveryRequest::default()
+            };
+            requests.try_send(request).map_err(|_| StreamError::Stuck)?;
+        }
+        let mut client = AggregatedDiscoveryServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let responses = client
+            .delta_aggregated_resources(ReceiverStream::new(outgoing))
+            .await
+            .map_err(|status| StreamError::Status(format!("{:?}: {}", status.code(), status.message())))?
+            .into_inner();
+        Ok(Stream { requests, responses })
+    }
+
+    /// Applies a response and acknowledges it, or refuses it whole.
+    fn respond(
+        &self,
+        state: &mut State,
+        stream: &Stream,
+        response: DeltaDiscoveryResponse,
+    ) -> Result<(), StreamError> {
+        let answer = DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        match take_in(state, response) {
+            Ok(()) => {
+                stream.requests.try_send(answer).map_err(|_| StreamError::Stuck)?;
+                self.publish(state);
+                subscribe(state, stream)
+            }
+            Err(rejected) => {
+                tracing::error!(%rejected, "configuration rejected; the last good one stays");
+                self.telemetry.nack();
+                let error = Status { code: INVALID_ARGUMENT, message: rejected.to_string(), ..Status::default() };
+                let answer = DeltaDiscoveryRequest { error_detail: Some(error), ..answer };
+                stream.requests.try_send(answer).map_err(|_| StreamError::Stuck)
+            }
+        }
+    }
+
+    fn publish(&self, state: &mut State) {
+        if let Some(snapshot) = state.fold.snapshot() {
+            self.telemetry.configuration(snapshot.number);
+            self.writer.publish(snapshot);
+        }
+        let trust = state.fold.trust();
+        self.trust.send_if_modified(|present| {
+            let changed = present.as_ref() != trust;
+            if changed {
+                *present = trust.cloned();
+            }
+            changed
+        });
+    }
+
+    fn forget(&self, state: &mut State, stream: &Stream) -> Result<(), StreamError> {
+        let before = self.started.elapsed().saturating_sub(UNUSED_MAX).as_secs();
+        if state.fold.forget_unused(u32::try_from(before).unwrap_or(u32::MAX)) {
+            self.publish(state);
+            subscribe(state, stream)?;
+        }
+        Ok(())
+    }
+}
+
+/// Decodes, checks, applies. Nothing changes on an error.
+fn take_in(state: &mut State, response: DeltaDiscoveryResponse) -> Result<(), Rejected> {
+    let Some(kind) = ResourceKind::from_type_url(&response.type_url) else {
+        return Err(Rejected { name: response.type_url, reason: "unknown resource type".into() });
+    };
+    let mut held = Vec::with_capacity(response.resources.len());
+    let mut received = Vec::with_capacity(response.resources.len());
+    for resource in response.resources {
+        let value = resource.resource.map(|any| any.value).unwrap_or_default();
+        let decoded = codec::decode(kind, &value).map_err(|error| Rejected {
+            name: format!("{} {}", kind.as_str(), resource.name),
+            reason: error.to_string(),
+        })?;
+        held.push((decoded.name().to_string(), resource.version));
+        received.push(Received { resource: decoded, aliases: resource.aliases });
+    }
+    let prepared = prepare(received)?;
+    for name in &response.removed_resources {
+        state.fold.remove(kind, name);
+        state.subscriptions.release(kind, name);
+    }
+    state.fold.apply(prepared);
+    for (name, version) in held {
+        state.subscriptions.hold(kind, name, version);
+    }
+    Ok(())
+}
+
+/// Tells the server what is wanted now and was not, and the other way round.
+fn subscribe(state: &mut State, stream: &Stream) -> Result<(), StreamError> {
+    for kind in [ResourceKind::Destination, ResourceKind::RouteTable, ResourceKind::EndpointShard] {
+        let wanted = state.fold.wanted(kind);
+        let Some(change) = state.subscriptions.update(kind, wanted) else { continue };
+        state.subscriptions.retain(kind, |name| state.fold.holds(kind, name));
+        let request = DeltaDiscoveryRequest {
+            type_url: kind.type_url().into(),
+            resource_names_subscribe: change.subscribe,
+            resource_names_unsubscribe: change.unsubscribe,
+            ..DeltaDiscoveryRequest::default()
+        };
+        stream.requests.try_send(request).map_err(|_| StreamError::Stuck)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! The inbound request path: from the mesh into the application.
+//!
+//! Short, because the caller's side has decided nearly everything: authorise, send to the
+//! application, stream, account. A request is tried once; retries belong to the caller's sidecar,
+//! which has the budget.
+
+use std::{cell::RefCell, net::SocketAddr, rc::Rc};
+
+use bytes::Bytes;
+use outrigger_model::SpiffeId;
+use outrigger_policy::RequestView;
+use tokio::time::Instant;
+
+use crate::{
+    exchange::{AttemptFailure, AttemptFailureKind, Delivery, Exchange, Handler, RequestEdit, ResponseEdit},
+    reason::{Reason, Refusal},
+    telemetry::{Carried, Direction, RequestRecord, Security, Series, trace},
+    upstream::Endpoint,
+    worker::{NO_DEADLINE, Worker},
+};
+
+/// Who a connection is from, and whether it may carry requests.
+#[derive(Debug, Clone)]
+pub enum Admission {
+    /// A sidecar that proved its identity.
+    Proven(SpiffeId),
+    /// Plain text, allowed by the port's policy.
+    Plain,
+    /// Plain text where mutual TLS is required: every request is refused with the reason.
+    PlainRefused,
+}
+
+/// Handler of one inbound connection.
+#[derive(Debug)]
+pub struct Inbound {
+    worker: Rc<Worker>,
+    application: Rc<Endpoint>,
+    admission: Admission,
+    client: SocketAddr,
+    /// `x-forwarded-client-cert` for the application, in Envoy's form.
+    client_cert: Bytes,
+    series: RefCell<Option<Rc<Series>>>,
+}
+
+impl Inbound {
+    /// A handler that sends to `application`.
+    #[must_use]
+    pub fn new(
+        worker: &Rc<Worker>,
+        client: SocketAddr,
+        application: SocketAddr,
+        admission: Admission,
+    ) -> Self {
+        let client_cert = match (&admission, worker.shared.tls.load_full()) {
+            (Admission::Proven(peer), Some(own)) => format!("By={};URI={peer}", own.identity),
+            (Admission::Proven(peer), None) => format!("URI={peer}"),
+            (Admission::Plain | Admission::PlainRefused, _) => String::new(),
+        };
+        Self {
+            worker: Rc::clone(worker),
+            application: worker.application(application),
+            admission,
+            client,
+            client_cert: client_cert.into(),
+            series: RefCell::default(),
+        }
+    }
+
+    /// Phase 1: may this connection carry requests? (Authorisation by policy joins here.)
+    fn authorise(&self) -> Result<(), Refusal> {
+        match self.admission {
+            Admission::Proven(_) | Admission::Plain => Ok(()),
+            Admission::PlainRefused => Err(Refusal::new(Reason::PlaintextRefused)
+                .detail("this port requires mutual TLS: call it through a sidecar")),
+        }
+    }
+
+    /// What the application sees beside what the caller sent.
+    fn edit(&self, request: &impl RequestView, trace: &trace::Context) -> RequestEdit {
+        let mut edit = RequestEdit { remove: &["x-forwarded-client-cert"], ..Default::default() };
+        if !self.client_cert.is_empty() {
+            edit.set.push(("x-forwarded-client-cert", self.client_cert.clone()));
+        }
+        if let Admission::Proven(_) = self.admission {
+            request.visit_header("x-outrigger-attempt", &mut |value| {
+                if value.len() <= 3 && value.iter().all(u8::is_ascii_digit) {
+                    edit.set.push(("x-outrigger-attempt", Bytes::copy_from_slice(value)));
+                }
+            });
+        }
+        trace.edit(&mut edit);
+        edit
+    }
+
+    fn refusal(&self, failure: &AttemptFailure) -> Refusal {
+        let reason = match failure.kind {
+            AttemptFailureKind::Connect => Reason::ApplicationUnavailable,
+            AttemptFailureKind::Reset | AttemptFailureKind::RefusedStream => Reason::UpstreamReset,
+            AttemptFailureKind::Protocol => Reason::UpstreamProtocol,
+            AttemptFailureKind::Timeout => Reason::RequestTimeout,
+            AttemptFailureKind::PendingFull => Reason::PendingFull,
+            AttemptFailureKind::PendingTimeout => Reason::PendingTimeout,
+            AttemptFailureKind::Handshake | AttemptFailureKind::NoCertificate => Reason::Internal,
+            AttemptFailureKind::Downstream(reason) => reason,
+        };
+        let detail = format!("application {}: {}", self.application.address, failure.detail);
+        Refusal::new(reason).detail(detail)
+    }
+}
+
+impl Handler for Inbound {
+    async fn handle<E: Exchange>(&self, exchange: &mut E) {
+        let begun = Instant::now();
+        let settings = std::sync::Arc::clone(&self.worker.shared.snapshots.load().settings);
+        let trace = trace::Context::begin(
+            exchange.request(),
+            &settings,
+            Direction::Inbound,
+            &mut self.worker.rng.borrow_mut(),
+        );
+        let mut answered = Answered::default();
+        let delivery = match self.send(exchange, &trace).await {
+            Ok(status) => {
+                answered.status = status;
+                exchange.deliver(&ResponseEdit::default()).await
+            }
+            Err(refusal) => {
+                answered.status = refusal.status();
+                let delivery = exchange.refuse(&refusal).await;
+                answered.refusal = Some(refusal);
+                delivery
+            }
+        };
+        self.account(exchange, &trace, begun, &answered, &delivery);
+    }
+}
+
+/// What the caller got.
+#[derive(Default)]
+struct Answered {
+    status: u16,
+    refusal: Option<Refusal>,
+}
+
+impl Inbound {
+    async fn send<E: Exchange>(
+        &self,
+        exchange: &mut E,
+        trace: &trace::Context,
+    ) -> Result<u16, Refusal> {
+        self.authorise()?;
+        let edit = self.edit(exchange.request(), trace);
+        let head = exchange.attempt(&self.application, &edit, NO_DEADLINE).await;
+        head.map(|head| head.status).map_err(|failure| self.refusal(&failure))
+    }
+
+    fn account<E: Exchange>(
+        &self,
+        exchange: &E,
+        trace: &trace::Context,
+        begun: Instant,
+        answered: &Answered,
+        delivery: &Delivery,
+    ) {
+        let request = exchange.request();
+        let (peer, security) = match &self.admission {
+            Admission::Proven(peer) => (Some(peer), Security::MutualTls),
+            Admission::Plain | Admission::PlainRefused => (None, Security::None),
+        };
+        let refusal = answered.refusal.as_ref();
+        let record = RequestRecord {
+            direction: Direction::Inbound,
+            carried: Carried::of(exchange.engine(), exchange.is_grpc()),
+            method: request.method(),
+            path: request.path(),
+            authority: exchange.authority(),
+            destination: None,
+            backend: None,
+            endpoint: Some(self.application.address),
+            client: Some(self.client),
+            peer,
+            security,
+            status: answered.status,
+            grpc_status: delivery.grpc_status,
+            end: delivery.end,
+            reason: refusal.map(|refusal| refusal.reason),
+            detail: refusal.map_or("", |refusal| &refusal.detail),
+            origin: refusal.and_then(|refusal| refusal.origin.as_ref()),
+            attempts: 1,
+            duration: begun.elapsed(),
+            request_bytes: delivery.request_bytes,
+            response_bytes: delivery.response_bytes,
+            trace,
+        };
+        self.worker.shared.telemetry.record(&record, &mut self.series.borrow_mut());
+    }
+}

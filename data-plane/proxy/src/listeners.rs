@@ -1,0 +1,126 @@
+//! The sidecar's own addresses: bound before anything starts, handed to every worker.
+//!
+//! Each worker gets a socket of its own on each address (`SO_REUSEPORT`), so that the kernel
+//! spreads connections and no accept lock is shared. A reload adds and removes addresses; what
+//! stays is not touched.
+
+use std::{collections::BTreeMap, io, net::SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
+
+use crate::{accept::Role, bootstrap::Bootstrap};
+
+/// Connections that wait for accept, for each socket; the kernel's own bound is 4,096.
+const BACKLOG: i32 = 1_024;
+
+/// Order to a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept on this socket.
+    Listen {
+        /// Own address, as the key for [`Command::Stop`].
+        address: SocketAddr,
+        /// What for.
+        role: Role,
+        /// The worker's own socket.
+        listener: std::net::TcpListener,
+    },
+    /// Stop accepting on this address.
+    Stop {
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+/// An address could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({purpose}); is another process using it?")]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What it is for.
+    pub purpose: String,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// The addresses in force.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    present: BTreeMap<SocketAddr, Role>,
+}
+
+/// The roles that a bootstrap asks for, by own address.
+#[must_use]
+pub fn wanted(bootstrap: &Bootstrap) -> BTreeMap<SocketAddr, Role> {
+    let outbound = bootstrap
+        .outbound
+        .iter()
+        .map(|(listen, authority)| (*listen, Role::Destination(authority.clone())));
+    let inbound = bootstrap.inbound.iter().map(|(listen, port, application)| {
+        (*listen, Role::Inbound { port: *port, application: *application })
+    });
+    let forward = bootstrap.file.forward_proxy.map(|listen| (listen, Role::ForwardProxy));
+    outbound.chain(inbound).chain(forward).collect()
+}
+
+impl Listeners {
+    /// Brings the addresses in force to `wanted`. All new ones are bound before any worker hears of
+    /// one, so that a failure changes nothing.
+    ///
+    /// # Errors
+    /// When an address cannot be bound.
+    pub fn apply(
+        &mut self,
+        wanted: BTreeMap<SocketAddr, Role>,
+        workers: &[mpsc::Sender<Command>],
+    ) -> Result<(), BindError> {
+        let mut commands: Vec<(usize, Command)> = Vec::new();
+        for (address, role) in &wanted {
+            if self.present.get(address) == Some(role) {
+                continue;
+            }
+            for worker in 0..workers.len() {
+                let listener = bind(*address).map_err(|source| BindError {
+                    address: *address,
+                    purpose: format!("{role:?}"),
+                    source,
+                })?;
+                let role = role.clone();
+                commands.push((worker, Command::Listen { address: *address, role, listener }));
+            }
+        }
+        let gone = self.present.keys().filter(|address| !wanted.contains_key(address));
+        for address in gone {
+            for worker in 0..workers.len() {
+                commands.push((worker, Command::Stop { address: *address }));
+            }
+        }
+        for (worker, command) in commands {
+            // A full or closed queue means a worker that hangs or ended: its process ends too.
+            if workers.get(worker).is_none_or(|worker| worker.try_send(command).is_err()) {
+                tracing::error!(worker, "a worker does not take orders");
+            }
+        }
+        self.present = wanted;
+        Ok(())
+    }
+
+    /// Addresses in force.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.present.len()
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,191 @@
+//! The outbound request path: from the application into the mesh.
+//!
+//! [`Outbound::forward`] names the phases in DESIGN §5's order and reads in it; each phase is one
+//! call. Decisions are `outrigger-policy`'s, bytes are the engine's; this file is the order.
+//!
+//! The backend is drawn once for each request and kept for its retries: a traffic split is one of
+//! requests, not of tries.
+
+mod call;
+
+use std::{cell::RefCell, rc::Rc};
+
+use outrigger_model::Port;
+use outrigger_policy::{
+    RequestView,
+    retry::{Decision, Failed, Idempotency, Replay},
+    route::{CompiledRule, RuleAction},
+};
+use tokio::time::Instant;
+
+use crate::{
+    cluster::{Account, Cluster},
+    exchange::{Exchange, Handler, ResponseHead},
+    reason::{Reason, Refusal},
+    snapshot::Service,
+    telemetry::{Direction, Series, trace},
+    worker::Worker,
+};
+use call::Call;
+
+/// Which service a connection's requests are for.
+#[derive(Debug, Clone)]
+pub enum Scope {
+    /// Explicit mode: this one, `host:port`.
+    Destination(Box<str>),
+    /// The one that each request's authority names; port 80 if it names none.
+    ForwardProxy,
+}
+
+/// Handler of one outbound connection.
+#[derive(Debug)]
+pub struct Outbound {
+    worker: Rc<Worker>,
+    scope: Scope,
+    /// Metric cells of the last backend: a connection mostly stays with one.
+    series: RefCell<Option<Rc<Series>>>,
+}
+
+impl Outbound {
+    /// A handler for a connection.
+    #[must_use]
+    pub fn new(worker: Rc<Worker>, scope: Scope) -> Self {
+        Self { worker, scope, series: RefCell::default() }
+    }
+
+    /// Phases 1 to 9; what it returns is still to be delivered.
+    async fn forward<E: Exchange>(
+        &self,
+        exchange: &mut E,
+        call: &mut Call,
+    ) -> Result<ResponseHead, Refusal> {
+        // 1. Service, port, route and policy.
+        let service = self.service(exchange).await?;
+        call.destination = Some(service.destination.name.clone());
+        let rule = route(&service, exchange.request())?;
+        call.origin = Some(rule.origin.clone());
+        // 2. Fault injection and rate limit stand here; then the deadline starts.
+        call.start_deadline(rule, exchange.request());
+        // 3. Fallback wraps what follows; 4. the destination's bulkhead; 5. its breaker.
+        let cluster = self.backend(&service, rule, call)?;
+        let _place = call.admit(&cluster)?;
+        // 6. Retry loop.
+        loop {
+            // 7. Endpoint by the balancer.
+            let account = self.pick(&cluster, rule, call)?;
+            // 8. Connection, send.
+            let result = call.attempt(exchange, account, rule).await;
+            // 9. The outcome was fed to estimate and detector; what follows from it?
+            let outcome = call.outcome(&result);
+            let failed = Failed {
+                policy: &rule.retry,
+                idempotency: Idempotency::of_method(exchange.request().method()),
+                outcome,
+                retries: call.retries(),
+                body: if exchange.can_replay() { Replay::Possible } else { Replay::TooLarge },
+                deadline: call.deadline,
+            };
+            let now = Instant::now().into_std();
+            let decision = cluster.decide(&failed, now, &mut self.worker.rng.borrow_mut());
+            match decision {
+                Decision::Retry { pause, permit } => {
+                    exchange.discard().await;
+                    self.worker.shared.telemetry.retry(outcome.as_str());
+                    tokio::time::sleep(pause).await;
+                    call.retry_place = Some(permit);
+                }
+                Decision::GiveUp(why) => {
+                    return result.map_err(|failure| call.refusal(&failure, why, &rule.origin));
+                }
+            }
+        }
+    }
+
+    async fn service<E: Exchange>(&self, exchange: &E) -> Result<std::sync::Arc<Service>, Refusal> {
+        match &self.scope {
+            Scope::Destination(authority) => self.worker.service(authority).await,
+            Scope::ForwardProxy => {
+                let authority = named_service(exchange.authority());
+                self.worker.service(&authority).await
+            }
+        }
+    }
+
+    /// The backend by weight, as this worker knows it.
+    fn backend(
+        &self,
+        service: &Service,
+        rule: &CompiledRule,
+        call: &mut Call,
+    ) -> Result<Rc<Cluster>, Refusal> {
+        let backend = match &rule.action {
+            RuleAction::Forward(split) => split.pick(&mut self.worker.rng.borrow_mut()),
+            RuleAction::Invalid { reason } => {
+                let detail = reason.as_str().to_owned();
+                return Err(Refusal::new(Reason::RouteInvalid).detail(detail).by(&rule.origin));
+            }
+        };
+        call.backend = Some(backend.clone());
+        let target = service.targets.get(backend).ok_or_else(|| {
+            Refusal::new(Reason::NoEndpoint).detail(backend.to_string()).by(&rule.origin)
+        })?;
+        Ok(self.worker.cluster(target))
+    }
+
+    fn pick(
+        &self,
+        cluster: &Rc<Cluster>,
+        rule: &CompiledRule,
+        call: &mut Call,
+    ) -> Result<Account, Refusal> {
+        let now = Instant::now().into_std();
+        let picked = cluster.pick(&call.tried, now, &mut self.worker.rng.borrow_mut());
+        let Some(picked) = picked else {
+            let (all, out) = cluster.health();
+            let backend = cluster.backend().to_string();
+            let detail = match all {
+                0 => format!("{backend} has no endpoint"),
+                _ => format!("{backend}: {out} of {all} endpoints are ejected, none takes requests"),
+            };
+            return Err(Refusal::new(Reason::NoEndpoint).detail(detail).by(&rule.origin));
+        };
+        call.tried.push(picked.endpoint.address);
+        call.endpoint = Some(Rc::clone(&picked.endpoint));
+        Ok(Account::new(cluster, picked))
+    }
+}
+
+/// The rule that the route table gives this request.
+fn route<'s>(service: &'s Service, request: &impl RequestView) -> Result<&'s CompiledRule, Refusal> {
+    service.http.find(request).ok_or_else(|| {
+        let detail = format!("no rule of {} matches", service.destination.name);
+        Refusal::new(Reason::NoRoute).detail(detail)
+    })
+}
+
+/// `host:port` in lower case; port 80 where the authority names none (RFC 9110 §4.2.1). Only
+/// forward-proxied requests pay this allocation.
+fn named_service(authority: &str) -> String {
+    let mut text = authority.to_ascii_lowercase();
+    let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if port.and_then(|port| Port::new(port).ok()).is_none() {
+        text.push_str(":80");
+    }
+    text
+}
+
+impl Handler for Outbound {
+    async fn handle<E: Exchange>(&self, exchange: &mut E) {
+        let settings = std::sync::Arc::clone(&self.worker.shared.snapshots.load().settings);
+        let trace = trace::Context::begin(
+            exchange.request(),
+            &settings,
+            Direction::Outbound,
+            &mut self.worker.rng.borrow_mut(),
+        );
+        let mut call = Call::new(trace);
+        let answer = self.forward(exchange, &mut call).await;
+        let delivery = call.answer(exchange, answer).await;
+        call.account(exchange, &delivery, &self.worker.shared.telemetry, &self.series);
+    }
+}

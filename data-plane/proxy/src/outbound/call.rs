@@ -1,0 +1,272 @@
+//! One outbound request's record: what was decided, how often it was tried, how it ended.
+
+use std::{cell::RefCell, net::SocketAddr, rc::Rc};
+
+use bytes::Bytes;
+use outrigger_model::{Backend, DestinationName, Origin, Peer};
+use outrigger_policy::{
+    RequestView,
+    admission::Permit,
+    deadline::{Bound, Deadline as PolicyDeadline},
+    outcome::AttemptOutcome,
+    retry::GiveUp,
+    route::CompiledRule,
+};
+use smallvec::SmallVec;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    cluster::{Account, Cluster},
+    exchange::{
+        AttemptFailure, AttemptFailureKind as Kind, Deadline, Delivery, DeliveryEnd, Exchange,
+        RequestEdit, ResponseEdit, ResponseHead,
+    },
+    reason::{Reason, Refusal},
+    telemetry::{Carried, Direction, RequestRecord, Security, Series, Telemetry, trace},
+    upstream::Endpoint,
+};
+
+/// What is known of a request so far.
+pub(super) struct Call {
+    begun: Instant,
+    trace: trace::Context,
+    pub(super) deadline: PolicyDeadline,
+    /// Which bound the present try runs under.
+    bound: Bound,
+    pub(super) destination: Option<DestinationName>,
+    pub(super) backend: Option<Backend>,
+    pub(super) origin: Option<Origin>,
+    /// Endpoint of the last try.
+    pub(super) endpoint: Option<Rc<Endpoint>>,
+    /// Endpoints tried, in order.
+    pub(super) tried: SmallVec<[SocketAddr; 4]>,
+    /// The present retry's place among those running.
+    pub(super) retry_place: Option<Permit>,
+    status: u16,
+    refusal: Option<Refusal>,
+}
+
+impl Call {
+    pub(super) fn new(trace: trace::Context) -> Self {
+        Self {
+            begun: Instant::now(),
+            trace,
+            deadline: PolicyDeadline::None,
+            bound: Bound::Request,
+            destination: None,
+            backend: None,
+            origin: None,
+            endpoint: None,
+            tried: SmallVec::new(),
+            retry_place: None,
+            status: 0,
+            refusal: None,
+        }
+    }
+
+    /// The route's timeout, or the caller's `grpc-timeout` if that is shorter.
+    pub(super) fn start_deadline(&mut self, rule: &CompiledRule, request: &impl RequestView) {
+        let mut grpc_timeout: Option<SmallVec<[u8; 16]>> = None;
+        request.visit_header("grpc-timeout", &mut |value| grpc_timeout = Some(value.into()));
+        let begun = self.begun.into_std();
+        self.deadline = PolicyDeadline::of_request(rule.timeout, grpc_timeout.as_deref(), begun);
+    }
+
+    /// A place among the backend's requests in flight.
+    pub(super) fn admit(&self, cluster: &Cluster) -> Result<Permit, Refusal> {
+        cluster.admit(Instant::now().into_std()).ok_or_else(|| {
+            Refusal::new(Reason::RequestsFull)
+                .detail(cluster.backend().to_string())
+                .by(&cluster.policy_origin())
+        })
+    }
+
+    /// Retries made so far.
+    pub(super) fn retries(&self) -> u8 {
+        u8::try_from(self.tried.len().saturating_sub(1)).unwrap_or(u8::MAX)
+    }
+
+    /// One try, its outcome fed to the endpoint's account.
+    pub(super) async fn attempt<E: Exchange>(
+        &mut self,
+        exchange: &mut E,
+        account: Account,
+        rule: &CompiledRule,
+    ) -> Result<ResponseHead, AttemptFailure> {
+        let Some(endpoint) = self.endpoint.clone() else {
+            return Err(AttemptFailure::new(Kind::Connect, "no endpoint"));
+        };
+        let now = Instant::now();
+        let (until, bound) = self.deadline.of_try(rule.retry.per_try_timeout, now.into_std());
+        self.bound = bound;
+        let deadline = Deadline(match until {
+            PolicyDeadline::None => None,
+            PolicyDeadline::At(at) => Some(Instant::from_std(at)),
+        });
+        let edit = self.edit(&endpoint);
+        let trying = exchange.attempt(&endpoint, &edit, deadline);
+        let result = match deadline.0 {
+            // The engine keeps the deadline too; this holds where a wait of its own forgets it.
+            Some(at) => timeout_at(at, trying).await.unwrap_or_else(|_| {
+                Err(AttemptFailure::new(Kind::Timeout, "no response in time"))
+            }),
+            None => trying.await,
+        };
+        self.retry_place = None;
+        account.close(self.outcome(&result));
+        result
+    }
+
+    fn edit(&self, endpoint: &Endpoint) -> RequestEdit {
+        let mut edit = RequestEdit { remove: &["x-forwarded-client-cert"], ..Default::default() };
+        self.trace.edit(&mut edit);
+        if self.tried.len() > 1 && matches!(endpoint.peer, Peer::Meshed(_)) {
+            edit.set.push(("x-outrigger-attempt", Bytes::from(self.tried.len().to_string())));
+        }
+        edit
+    }
+
+    /// The policy's word for what came of a try.
+    pub(super) fn outcome(&self, result: &Result<ResponseHead, AttemptFailure>) -> AttemptOutcome {
+        match result {
+            Ok(ResponseHead { grpc_status: Some(code), .. }) => AttemptOutcome::Grpc { code: *code },
+            Ok(ResponseHead { status, grpc_status: None }) => {
+                AttemptOutcome::Response { status: *status }
+            }
+            Err(failure) => match failure.kind {
+                Kind::Connect => AttemptOutcome::ConnectFailed,
+                Kind::Handshake | Kind::NoCertificate => AttemptOutcome::HandshakeFailed,
+                Kind::RefusedStream => AttemptOutcome::RefusedStream,
+                Kind::Reset => AttemptOutcome::ResetBeforeHead,
+                Kind::Protocol => AttemptOutcome::InvalidResponse,
+                Kind::Timeout => match self.bound {
+                    Bound::Try => AttemptOutcome::PerTryTimeout,
+                    Bound::Request => AttemptOutcome::OverallTimeout,
+                },
+                // Our own bound, not the endpoint's doing: neutral for it, and not retried.
+                Kind::PendingFull | Kind::PendingTimeout | Kind::Downstream(_) => {
+                    AttemptOutcome::DownstreamGone
+                }
+            },
+        }
+    }
+
+    /// The answer of the mesh where no try brought one.
+    pub(super) fn refusal(&self, failure: &AttemptFailure, why: GiveUp, rule: &Origin) -> Refusal {
+        let reason = match failure.kind {
+            Kind::Connect => Reason::ConnectFailed,
+            Kind::Handshake => Reason::HandshakeFailed,
+            Kind::NoCertificate => Reason::NoCertificate,
+            Kind::PendingFull => Reason::PendingFull,
+            Kind::PendingTimeout => Reason::PendingTimeout,
+            Kind::RefusedStream | Kind::Reset => Reason::UpstreamReset,
+            Kind::Protocol => Reason::UpstreamProtocol,
+            Kind::Timeout => match self.bound {
+                Bound::Try => Reason::PerTryTimeout,
+                Bound::Request => Reason::RequestTimeout,
+            },
+            Kind::Downstream(reason) => reason,
+        };
+        if why == GiveUp::AttemptsExhausted && self.tried.len() > 1 {
+            let tries = self.tried.len();
+            let detail = format!("{tries} tries, the last: {}: {}", reason.slug(), failure.detail);
+            let mut refusal = Refusal::new(Reason::RetriesExhausted).detail(detail).by(rule);
+            refusal.status = Some(reason.status());
+            return refusal;
+        }
+        let detail = match why {
+            GiveUp::NotRetried | GiveUp::AttemptsExhausted => failure.detail.to_string(),
+            GiveUp::NotIdempotent
+            | GiveUp::BodyTooLarge
+            | GiveUp::DeadlineNear
+            | GiveUp::BudgetExhausted
+            | GiveUp::TooManyRunning => format!("{} ({})", failure.detail, why.as_str()),
+        };
+        Refusal::new(reason).detail(detail).by(rule)
+    }
+
+    /// Ends the exchange: the upstream's response, or the mesh's.
+    pub(super) async fn answer<E: Exchange>(
+        &mut self,
+        exchange: &mut E,
+        answer: Result<ResponseHead, Refusal>,
+    ) -> Delivery {
+        let refusal = match answer {
+            Ok(head) => {
+                self.status = head.status;
+                return self.deliver(exchange).await;
+            }
+            Err(refusal) => refusal,
+        };
+        self.status = refusal.status();
+        let delivery = exchange.refuse(&refusal).await;
+        self.refusal = Some(refusal);
+        delivery
+    }
+
+    async fn deliver<E: Exchange>(&mut self, exchange: &mut E) -> Delivery {
+        let meshed = self.security() == Security::MutualTls;
+        let edit = ResponseEdit { keep_reserved: meshed, ..ResponseEdit::default() };
+        let PolicyDeadline::At(at) = self.deadline else {
+            return exchange.deliver(&edit).await;
+        };
+        let delivering = timeout_at(Instant::from_std(at), exchange.deliver(&edit));
+        delivering.await.unwrap_or(Delivery {
+            request_bytes: 0,
+            response_bytes: 0,
+            grpc_status: None,
+            end: DeliveryEnd::DeadlinePassed,
+        })
+    }
+
+    fn security(&self) -> Security {
+        match self.endpoint.as_ref().map(|endpoint| &endpoint.peer) {
+            Some(Peer::Meshed(_)) => Security::MutualTls,
+            Some(Peer::Plain) => Security::None,
+            None => Security::Unknown,
+        }
+    }
+
+    /// Hands the finished request to telemetry.
+    pub(super) fn account<E: Exchange>(
+        &self,
+        exchange: &E,
+        delivery: &Delivery,
+        telemetry: &Telemetry,
+        series: &RefCell<Option<Rc<Series>>>,
+    ) {
+        let request = exchange.request();
+        let refusal = self.refusal.as_ref();
+        let late = delivery.end == DeliveryEnd::DeadlinePassed;
+        let reason = refusal.map(|refusal| refusal.reason);
+        let endpoint = self.endpoint.as_ref();
+        let record = RequestRecord {
+            direction: Direction::Outbound,
+            carried: Carried::of(exchange.engine(), exchange.is_grpc()),
+            method: request.method(),
+            path: request.path(),
+            authority: exchange.authority(),
+            destination: self.destination.as_ref(),
+            backend: self.backend.as_ref(),
+            endpoint: endpoint.map(|endpoint| endpoint.address),
+            client: None,
+            peer: endpoint.and_then(|endpoint| match &endpoint.peer {
+                Peer::Meshed(identity) => Some(identity),
+                Peer::Plain => None,
+            }),
+            security: self.security(),
+            status: self.status,
+            grpc_status: delivery.grpc_status,
+            end: delivery.end,
+            reason: reason.or(late.then_some(Reason::RequestTimeout)),
+            detail: refusal.map_or("", |refusal| &refusal.detail),
+            origin: refusal.and_then(|refusal| refusal.origin.as_ref()).or(self.origin.as_ref()),
+            attempts: u32::try_from(self.tried.len()).unwrap_or(u32::MAX),
+            duration: self.begun.elapsed(),
+            request_bytes: delivery.request_bytes,
+            response_bytes: delivery.response_bytes,
+            trace: &self.trace,
+        };
+        telemetry.record(&record, &mut series.borrow_mut());
+    }
+}

@@ -1,0 +1,277 @@
+//! Opaque connections: outbound by the TCP rules of a service, inbound to the application.
+//!
+//! A connection is tried on up to three endpoints while nothing has been sent; after that it is
+//! the application's protocol that knows what may be repeated, so nothing is.
+
+use std::{future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use outrigger_model::{Backend, Origin, Peer, SpiffeId};
+use outrigger_policy::outcome::AttemptOutcome;
+use smallvec::SmallVec;
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    cluster::Account,
+    exchange::{AttemptFailure, AttemptFailureKind as Kind, DeliveryEnd},
+    io::Io,
+    reason::{Reason, Refusal},
+    snapshot::Service,
+    tcp::{RelayEnd, Relayed, relay},
+    telemetry::{Carried, Direction, RequestRecord, Security, Series, trace},
+    tls::Alpn,
+    upstream::{Connection, Endpoint},
+    worker::{NO_DEADLINE, Worker},
+};
+
+/// Endpoints tried for one connection.
+const TRIES_MAX: usize = 3;
+/// DEF-14: a relay in which nothing moves for so long is taken for dead.
+const IDLE_MAX: Duration = Duration::from_secs(3600);
+/// Bytes read ahead from a server that speaks first; the rest waits in the socket.
+const AHEAD_BYTES: usize = 1024;
+/// DEF-10: how long a silent client is kept when its upstream could not be opened.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// An upstream connection opened for opaque bytes.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    connection: Connection,
+    endpoint: Rc<Endpoint>,
+    backend: Backend,
+    origin: Origin,
+    /// What the server said before the client did.
+    ahead: BytesMut,
+    tries: u32,
+}
+
+/// Opens a connection to one of the service's TCP backends. Cancel safe: yes.
+pub(crate) async fn open(worker: &Rc<Worker>, service: &Service) -> Result<Opened, Refusal> {
+    let rule = service.tcp.find().ok_or_else(|| {
+        Refusal::new(Reason::NoRoute).detail(format!("{} has no TCP rule", service.destination.name))
+    })?;
+    let backend = rule.backends.pick(&mut worker.rng.borrow_mut()).clone();
+    let no_endpoint = || Refusal::new(Reason::NoEndpoint).detail(backend.to_string()).by(&rule.origin);
+    let target = service.targets.get(&backend).ok_or_else(no_endpoint)?;
+    let cluster = worker.cluster(target);
+    let mut tried: SmallVec<[SocketAddr; TRIES_MAX]> = SmallVec::new();
+    loop {
+        let now = Instant::now().into_std();
+        let picked = cluster.pick(&tried, now, &mut worker.rng.borrow_mut());
+        let picked = picked.ok_or_else(no_endpoint)?;
+        let endpoint = Rc::clone(&picked.endpoint);
+        tried.push(endpoint.address);
+        let account = Account::new(&cluster, picked);
+        match endpoint.open(Alpn::Tcp, NO_DEADLINE).await {
+            Ok(connection) => {
+                account.close(AttemptOutcome::Response { status: 200 });
+                return Ok(Opened {
+                    connection,
+                    endpoint,
+                    backend,
+                    origin: rule.origin.clone(),
+                    ahead: BytesMut::new(),
+                    tries: u32::try_from(tried.len()).unwrap_or(u32::MAX),
+                });
+            }
+            Err(failure) => {
+                account.close(outcome(&failure));
+                if tried.len() >= TRIES_MAX {
+                    return Err(refusal(&failure).by(&rule.origin));
+                }
+                worker.shared.telemetry.retry(outcome(&failure).as_str());
+            }
+        }
+    }
+}
+
+fn outcome(failure: &AttemptFailure) -> AttemptOutcome {
+    match failure.kind {
+        Kind::Handshake | Kind::NoCertificate => AttemptOutcome::HandshakeFailed,
+        Kind::PendingFull | Kind::PendingTimeout | Kind::Downstream(_) => {
+            AttemptOutcome::DownstreamGone
+        }
+        Kind::Connect | Kind::RefusedStream | Kind::Reset | Kind::Protocol | Kind::Timeout => {
+            AttemptOutcome::ConnectFailed
+        }
+    }
+}
+
+fn refusal(failure: &AttemptFailure) -> Refusal {
+    let reason = match failure.kind {
+        Kind::Handshake => Reason::HandshakeFailed,
+        Kind::NoCertificate => Reason::NoCertificate,
+        Kind::PendingFull => Reason::PendingFull,
+        Kind::PendingTimeout => Reason::PendingTimeout,
+        Kind::Downstream(reason) => reason,
+        Kind::Connect | Kind::RefusedStream | Kind::Reset | Kind::Protocol | Kind::Timeout => {
+            Reason::ConnectFailed
+        }
+    };
+    Refusal::new(reason).detail(failure.detail.clone())
+}
+
+/// Completes when the upstream has spoken first (or closed); when it could not be opened, after a
+/// time in which a client that speaks would have. Pending while it is being opened. Cancel safe: yes.
+pub(crate) async fn speaks(opened: &mut Option<Result<Opened, Refusal>>) {
+    match opened {
+        None => std::future::pending().await,
+        Some(Err(_)) => sleep(SILENCE_MAX).await,
+        Some(Ok(opened)) => {
+            let mut buffer = [0_u8; AHEAD_BYTES];
+            let mut read = ReadBuf::new(&mut buffer);
+            let io = &mut opened.connection.io;
+            let outcome = poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut read)).await;
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "upstream broke off before anybody spoke");
+            }
+            opened.ahead.extend_from_slice(read.filled());
+        }
+    }
+}
+
+/// Carries a client's connection to its end. `opened` is what [`open`] brought, if it was called
+/// before, and when the connection began.
+pub(crate) async fn carry(
+    worker: &Rc<Worker>,
+    service: &Arc<Service>,
+    client: Io,
+    opened: Option<(Result<Opened, Refusal>, Instant)>,
+) {
+    let (opened, begun) = match opened {
+        Some(opened) => opened,
+        None => {
+            let begun = Instant::now();
+            (open(worker, service).await, begun)
+        }
+    };
+    let mut client = client;
+    let (relayed, refusal) = match opened {
+        Ok(mut opened) => {
+            let relayed = run(&mut client, &mut opened).await;
+            let ended = Ended { service, opened: Some(&opened), refusal: None, begun };
+            return account(worker, &ended, &relayed);
+        }
+        // Opaque bytes have no answer to give; the reason is in log and metric.
+        Err(refusal) => (Relayed { sent: 0, received: 0, end: RelayEnd::Complete }, refusal),
+    };
+    drop(client);
+    account(worker, &Ended { service, opened: None, refusal: Some(&refusal), begun }, &relayed);
+}
+
+async fn run(client: &mut Io, opened: &mut Opened) -> Relayed {
+    let ahead = opened.ahead.split();
+    if !ahead.is_empty()
+        && let Err(error) = client.write_all(&ahead).await
+    {
+        return Relayed { sent: 0, received: 0, end: RelayEnd::Failed(error) };
+    }
+    let mut relayed = relay(client, &mut opened.connection.io, IDLE_MAX).await;
+    relayed.received += u64::try_from(ahead.len()).unwrap_or(u64::MAX);
+    relayed
+}
+
+struct Ended<'a> {
+    service: &'a Service,
+    opened: Option<&'a Opened>,
+    refusal: Option<&'a Refusal>,
+    begun: Instant,
+}
+
+fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
+    let endpoint = ended.opened.map(|opened| &opened.endpoint);
+    let (peer, security) = match endpoint.map(|endpoint| &endpoint.peer) {
+        Some(Peer::Meshed(peer)) => (Some(peer), Security::MutualTls),
+        Some(Peer::Plain) => (None, Security::None),
+        None => (None, Security::Unknown),
+    };
+    let mut series: Option<Rc<Series>> = None;
+    let record = RequestRecord {
+        direction: Direction::Outbound,
+        carried: Carried::Tcp,
+        method: "",
+        path: "",
+        authority: "",
+        destination: Some(&ended.service.destination.name),
+        backend: ended.opened.map(|opened| &opened.backend),
+        endpoint: endpoint.map(|endpoint| endpoint.address),
+        client: None,
+        peer,
+        security,
+        status: 0,
+        grpc_status: None,
+        end: end(&relayed.end),
+        reason: ended.refusal.map(|refusal| refusal.reason),
+        detail: ended.refusal.map_or("", |refusal| &refusal.detail),
+        origin: ended
+            .refusal
+            .and_then(|refusal| refusal.origin.as_ref())
+            .or(ended.opened.map(|opened| &opened.origin)),
+        attempts: ended.opened.map_or(0, |opened| opened.tries),
+        duration: ended.begun.elapsed(),
+        request_bytes: relayed.sent,
+        response_bytes: relayed.received,
+        trace: &trace::Context::none(),
+    };
+    worker.shared.telemetry.record(&record, &mut series);
+}
+
+fn end(end: &RelayEnd) -> DeliveryEnd {
+    match end {
+        RelayEnd::Complete => DeliveryEnd::Complete,
+        RelayEnd::Idle => DeliveryEnd::Idle,
+        RelayEnd::Failed(error) => {
+            tracing::debug!(%error, "relay broke off");
+            DeliveryEnd::UpstreamReset
+        }
+    }
+}
+
+/// Inbound: carries a connection to the application.
+pub(crate) async fn deliver(
+    worker: &Rc<Worker>,
+    mut client: Io,
+    application: SocketAddr,
+    peer: Option<&SpiffeId>,
+) {
+    let begun = Instant::now();
+    let endpoint = worker.application(application);
+    let opened = endpoint.open(Alpn::Tcp, NO_DEADLINE).await;
+    let (relayed, refusal) = match opened {
+        Ok(mut connection) => (relay(&mut client, &mut connection.io, IDLE_MAX).await, None),
+        Err(failure) => {
+            let detail = format!("application {application}: {}", failure.detail);
+            let refusal = Refusal::new(Reason::ApplicationUnavailable).detail(detail);
+            (Relayed { sent: 0, received: 0, end: RelayEnd::Complete }, Some(refusal))
+        }
+    };
+    let mut series: Option<Rc<Series>> = None;
+    let record = RequestRecord {
+        direction: Direction::Inbound,
+        carried: Carried::Tcp,
+        method: "",
+        path: "",
+        authority: "",
+        destination: None,
+        backend: None,
+        endpoint: Some(application),
+        client: None,
+        peer,
+        security: if peer.is_some() { Security::MutualTls } else { Security::None },
+        status: 0,
+        grpc_status: None,
+        end: end(&relayed.end),
+        reason: refusal.as_ref().map(|refusal| refusal.reason),
+        detail: refusal.as_ref().map_or("", |refusal| &refusal.detail),
+        origin: None,
+        attempts: 1,
+        duration: begun.elapsed(),
+        request_bytes: relayed.sent,
+        response_bytes: relayed.received,
+        trace: &trace::Context::none(),
+    };
+    worker.shared.telemetry.record(&record, &mut series);
+}

@@ -1,0 +1,262 @@
+//! A worker: one thread that carries traffic, with everything it owns.
+//!
+//! On the request path workers share the snapshot (one atomic read), the counters of limits that
+//! span them ([`SharedLimits`]), and metric cells. The rest (clusters, pools, timers) is the
+//! worker's own, plain and unlocked.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use outrigger_model::{
+    Authority, Backend, ConnectionLimits, Lifetime, Peer, RequestsPerConnection,
+};
+use outrigger_policy::admission::Admission;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    cluster::{BackendLimits, Cluster},
+    drain::Drain,
+    exchange::Deadline,
+    reason::{Reason, Refusal},
+    snapshot::{Lookup, Service, SnapshotReader, Target},
+    telemetry::Telemetry,
+    upstream::{Endpoint, Permits, Pool, TlsReader},
+};
+
+/// Handshakes at once in one worker (DEF-11).
+const HANDSHAKES_MAX: usize = 256;
+
+/// How long the first request to a service waits for its configuration.
+const DISCOVERY_WAIT: Duration = Duration::from_secs(5);
+
+/// How often idle connections are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where a worker asks the control thread for a service it does not know. Bounded: what does not
+/// fit is refused, the client's retry asks again.
+pub type Demand = mpsc::Sender<Authority>;
+
+/// What all workers share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Configuration.
+    pub snapshots: SnapshotReader,
+    /// Requests for services not known yet.
+    pub demand: Demand,
+    /// The certificate in force.
+    pub tls: TlsReader,
+    /// Metrics, log, traces.
+    pub telemetry: Arc<Telemetry>,
+    /// Orderly end.
+    pub drain: Drain,
+    /// Limits that span workers.
+    pub limits: Arc<SharedLimits>,
+    /// The process's start, for coarse times of use.
+    pub started: Instant,
+}
+
+/// Counters of limits that span workers, by what they bound.
+#[derive(Debug)]
+pub struct SharedLimits {
+    /// Connections from clients (DEF-18).
+    pub downstream: Arc<Permits>,
+    /// Connections to each backend. Locked only when a worker meets a backend for the first time.
+    backends: Mutex<HashMap<Backend, Weak<BackendLimits>>>,
+}
+
+impl SharedLimits {
+    /// Limits with room for `downstream` connections from clients.
+    #[must_use]
+    pub fn new(downstream: u32) -> Arc<Self> {
+        Arc::new(Self {
+            downstream: Permits::new(downstream),
+            backends: Mutex::new(HashMap::new()),
+        })
+    }
+
+    fn backend(&self, backend: &Backend, bounds: &ConnectionLimits) -> Arc<BackendLimits> {
+        let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(limits) = backends.get(backend).and_then(Weak::upgrade) {
+            return limits;
+        }
+        backends.retain(|_, limits| limits.strong_count() > 0);
+        let limits = Arc::new(BackendLimits {
+            connections: Permits::new(bounds.connections_max),
+            admission: Admission::new(bounds),
+        });
+        backends.insert(backend.clone(), Arc::downgrade(&limits));
+        limits
+    }
+}
+
+/// One worker's state.
+#[derive(Debug)]
+pub struct Worker {
+    /// What it shares with the others.
+    pub shared: Shared,
+    /// Its tasks: accept loops, connections, upstream drivers.
+    pub tasks: TaskTracker,
+    /// Bound on handshakes at once.
+    pub handshakes: Semaphore,
+    /// Randomness of splits and balancers.
+    pub rng: RefCell<fastrand::Rng>,
+    clusters: RefCell<HashMap<Backend, Rc<Cluster>, foldhash::fast::FixedState>>,
+    applications: RefCell<HashMap<SocketAddr, Rc<Endpoint>, foldhash::fast::FixedState>>,
+}
+
+impl Worker {
+    /// A worker without tasks.
+    #[must_use]
+    pub fn new(shared: Shared, seed: u64) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            tasks: TaskTracker::new(),
+            handshakes: Semaphore::new(HANDSHAKES_MAX),
+            rng: RefCell::new(fastrand::Rng::with_seed(seed)),
+            clusters: RefCell::default(),
+            applications: RefCell::default(),
+        })
+    }
+
+    /// Seconds since the process's start.
+    #[must_use]
+    pub fn seconds(&self) -> u32 {
+        u32::try_from(self.shared.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// The service that an application calls `authority` (`host:port`, lower case). One not known
+    /// yet is asked for and waited for, at most 5 s. Cancel safe: yes.
+    ///
+    /// # Errors
+    /// `NoService`, `DiscoveryTimeout`.
+    pub async fn service(&self, authority: &str) -> Result<Arc<Service>, Refusal> {
+        if let Some(known) = self.known(authority) {
+            return known;
+        }
+        let name = Authority::parse(authority, None)
+            .map_err(|error| Refusal::new(Reason::NoService).detail(error.to_string()))?;
+        if self.shared.demand.try_send(name).is_err() {
+            return Err(Refusal::new(Reason::DiscoveryTimeout)
+                .detail("too many services asked for at once"));
+        }
+        let waited = tokio::time::timeout(DISCOVERY_WAIT, self.appears(authority)).await;
+        waited.unwrap_or_else(|_| {
+            let detail = format!("no configuration for {authority} within 5 s");
+            Err(Refusal::new(Reason::DiscoveryTimeout).detail(detail))
+        })
+    }
+
+    async fn appears(&self, authority: &str) -> Result<Arc<Service>, Refusal> {
+        let mut snapshots = self.shared.snapshots.clone();
+        loop {
+            let number = snapshots.load().number;
+            if let Some(known) = self.known(authority) {
+                return known;
+            }
+            if snapshots.newer_than(number).await.is_err() {
+                return Err(Refusal::new(Reason::Draining));
+            }
+        }
+    }
+
+    fn known(&self, authority: &str) -> Option<Result<Arc<Service>, Refusal>> {
+        let snapshot = self.shared.snapshots.load();
+        Some(match snapshot.services.get(authority)? {
+            Lookup::Found(service) => {
+                service.touch(self.seconds());
+                Ok(Arc::clone(service))
+            }
+            Lookup::Missing => Err(Refusal::new(Reason::NoService)
+                .detail(format!("{authority} is no service of this mesh"))),
+        })
+    }
+
+    /// This worker's state for a target, brought up to date.
+    #[must_use]
+    pub fn cluster(&self, target: &Arc<Target>) -> Rc<Cluster> {
+        let mut clusters = self.clusters.borrow_mut();
+        if let Some(cluster) = clusters.get(&target.backend) {
+            cluster.update(target);
+            return Rc::clone(cluster);
+        }
+        let limits = self.shared.limits.backend(&target.backend, &target.policy.limits);
+        let cluster = Cluster::new(target, limits, Arc::clone(&self.shared.tls));
+        clusters.insert(target.backend.clone(), Rc::clone(&cluster));
+        cluster
+    }
+
+    /// The application's own port, as an endpoint.
+    #[must_use]
+    pub fn application(&self, address: SocketAddr) -> Rc<Endpoint> {
+        let mut applications = self.applications.borrow_mut();
+        let endpoint = applications.entry(address).or_insert_with(|| {
+            let limits = application_limits();
+            let permits = Permits::new(limits.connections_max);
+            let pool = Pool::new(limits, permits);
+            Endpoint::new(address, Peer::Plain, &pool, Arc::clone(&self.shared.tls))
+        });
+        Rc::clone(endpoint)
+    }
+
+    /// Closes idle connections in time, and forgets what the snapshot no longer names, until the
+    /// drain ends.
+    pub async fn sweep(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.shared.drain.cut() => return,
+            }
+            let now = Instant::now();
+            for endpoint in self.applications.borrow().values() {
+                endpoint.pool().sweep(now);
+            }
+            let named = self.named();
+            self.clusters.borrow_mut().retain(|backend, cluster| {
+                cluster.pool().sweep(now);
+                let keep = named.contains(backend) || Rc::strong_count(cluster) > 1;
+                if !keep {
+                    cluster.retire();
+                }
+                keep
+            });
+        }
+    }
+
+    fn named(&self) -> std::collections::HashSet<Backend> {
+        let snapshot = self.shared.snapshots.load();
+        let found = snapshot.services.values().filter_map(|lookup| match lookup {
+            Lookup::Found(service) => Some(service),
+            Lookup::Missing => None,
+        });
+        found.flat_map(|service| service.targets.keys().cloned()).collect()
+    }
+}
+
+/// Bounds towards the application beside us: it is near, and what limits it is its own affair.
+fn application_limits() -> ConnectionLimits {
+    ConnectionLimits {
+        connections_max: 10_000,
+        pending_max: 1_024,
+        pending_timeout: Duration::from_secs(1),
+        requests_max: u32::MAX,
+        requests_per_connection: RequestsPerConnection::Unlimited,
+        retries_max: 0,
+        connect_timeout: Duration::from_secs(1),
+        idle_timeout: Lifetime::AtMost(Duration::from_secs(90)),
+        connection_age: Lifetime::Unlimited,
+    }
+}
+
+/// The deadline of a request that has none.
+pub(crate) const NO_DEADLINE: Deadline = Deadline::NONE;

@@ -1,0 +1,3 @@
+//! One integration binary: the rules of the tree, and the mesh over real processes.
+
+mod tidy;
