@@ -232,6 +232,29 @@ fn peak_ewma_shares_among_equals_even_one_by_one() {
 }
 
 #[test]
+fn peak_ewma_weighs_what_is_outstanding_by_share_not_by_number() {
+    // Four outstanding here, none there, same latency: only weights decide how much that is.
+    let share_of_busy = |weights: &[u32]| {
+        let mut endpoints = endpoints(weights);
+        for endpoint in &mut endpoints {
+            endpoint.on_start();
+            endpoint.on_end(Duration::from_millis(20), OK, epoch());
+        }
+        (0..4).for_each(|_| endpoints[0].on_start());
+        let mut balancer = Balancer::new(Kind::PeakEwma, &endpoints);
+        let mut rng = fastrand::Rng::with_seed(5);
+        let picks: Vec<_> = (0..200)
+            .filter_map(|_| balancer.pick(&endpoints, |_| true, epoch(), &mut rng))
+            .collect();
+        counts(&picks, 2)[0]
+    };
+    assert_eq!(share_of_busy(&[1, 1]), 0);
+    assert_eq!(share_of_busy(&[Weight::MAX, Weight::MAX]), 0);
+    assert_eq!(share_of_busy(&[500, 1]), 0);
+    assert_eq!(share_of_busy(&[1, 500]), 0);
+}
+
+#[test]
 fn peak_ewma_gives_a_new_endpoint_a_fair_start() {
     let mut endpoints = endpoints(&[1, 1, 1]);
     for old in &mut endpoints[..2] {
