@@ -98,6 +98,12 @@ pub trait Handler {
     /// Takes one request to its end. Not cancel safe: an engine that drops it closes the
     /// client's connection (H1) or resets the stream (H2).
     async fn handle<E: Exchange>(&self, exchange: &mut E);
+
+    /// Told of a request that the engine answered by itself, because its head breaks HTTP or a
+    /// limit; for log and metric.
+    fn rejected(&self, engine: Engine, refusal: &Refusal) {
+        tracing::debug!(?engine, %refusal, "request refused by its head");
+    }
 }
 
 /// When a wait ends. `None`: the engine's own bounds alone (SECURITY-NOTES §3).

@@ -30,6 +30,7 @@ pub use pool::Pool;
 
 use crate::{
     exchange::{AttemptFailure, Deadline},
+    http2,
     io::Io,
     tls::{Alpn, TlsContext},
 };
@@ -47,6 +48,8 @@ pub struct Endpoint {
     tls: TlsReader,
     /// Idle HTTP/1 connections, the freshest last.
     idle: RefCell<Vec<Parked>>,
+    /// HTTP/2 connections.
+    pub(crate) http2: http2::Slot,
     /// Set when the endpoint left the target: nothing is parked any more.
     retired: Cell<bool>,
 }
@@ -89,6 +92,7 @@ impl Endpoint {
             pool: Rc::clone(pool),
             tls,
             idle: RefCell::new(Vec::new()),
+            http2: http2::Slot::new(),
             retired: Cell::new(false),
         });
         pool.adopt(&endpoint);
@@ -187,10 +191,12 @@ impl Endpoint {
     pub fn retire(&self) {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
+        self.http2.retire();
     }
 
     /// Closes connections that were idle for too long. Called by the worker's sweep.
     fn sweep(&self, now: Instant) {
+        self.http2.sweep(now, self.pool.limits().idle_timeout);
         if let Lifetime::AtMost(idle) = self.pool.limits().idle_timeout {
             self.idle
                 .borrow_mut()
@@ -202,10 +208,17 @@ impl Endpoint {
     fn evict(&self) -> Option<Permit> {
         let mut idle = self.idle.borrow_mut();
         if idle.is_empty() {
-            None
+            self.http2.evict()
         } else {
             Some(idle.remove(0).connection.permit)
         }
+    }
+}
+
+impl Connection {
+    /// The bytes, and the right to have them open.
+    pub(crate) fn into_parts(self) -> (Io, Permit) {
+        (self.io, self.permit)
     }
 }
 

@@ -1,0 +1,168 @@
+//! Delivering: the held response goes to the client, and both bodies to their ends.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    task::{Context, Poll},
+};
+
+use h2::Reason;
+use http::Response;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Http2Exchange, Source, Upstream};
+use crate::{
+    exchange::{DeliveryEnd, ResponseEdit},
+    http2::{
+        edit,
+        inlet::{Body, Inlet},
+        outlet::{Broken, Outlet, grpc_status},
+    },
+};
+
+/// What reached the client.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) bytes: u64,
+    pub(super) grpc_status: Option<u8>,
+    pub(super) end: DeliveryEnd,
+}
+
+impl Sent {
+    pub(super) fn nothing(end: DeliveryEnd) -> Self {
+        Self {
+            bytes: 0,
+            grpc_status: None,
+            end,
+        }
+    }
+}
+
+/// Sends head, body and trailers of `upstream`.
+pub(super) async fn run(
+    exchange: &mut Http2Exchange,
+    upstream: Upstream,
+    edit: &ResponseEdit,
+) -> Sent {
+    let Upstream {
+        mut head,
+        body,
+        request,
+        request_done,
+        lease,
+    } = upstream;
+    let head_status = grpc_status(&head.headers);
+    edit::response_headers(&mut head.headers, edit);
+    let ended = body.is_ended();
+    let response = Response::from_parts(head, ());
+    let Ok(stream) = exchange.respond.send_response(response, ended) else {
+        exchange.note_gone();
+        return Sent::nothing(DeliveryEnd::DownstreamClosed);
+    };
+    let rules = exchange.trailer_rules(edit.keep_reserved);
+    let mut both = Both {
+        request,
+        request_done,
+        body,
+        response: Outlet::new(stream, ended, rules),
+    };
+    let end = both.run(exchange).await;
+    drop(lease);
+    Sent {
+        bytes: both.response.sent(),
+        grpc_status: both.response.grpc_status().or(head_status),
+        end,
+    }
+}
+
+/// Both directions of a stream.
+struct Both {
+    request: Outlet,
+    request_done: bool,
+    body: Body,
+    response: Outlet,
+}
+
+impl Both {
+    async fn run(&mut self, exchange: &mut Http2Exchange) -> DeliveryEnd {
+        let idle = exchange.limits.stream_idle;
+        let mut due = pin!(sleep_until(Instant::now() + idle));
+        let end = poll_fn(|cx| {
+            if let Poll::Ready(end) = self.poll(cx, &mut exchange.body) {
+                return Poll::Ready(end);
+            }
+            while due.as_mut().poll(cx).is_ready() {
+                let touched = self.request.touched().max(self.response.touched());
+                if touched + idle <= Instant::now() {
+                    self.cut(Reason::CANCEL, Reason::CANCEL);
+                    return Poll::Ready(DeliveryEnd::Idle);
+                }
+                due.as_mut().reset(touched + idle);
+            }
+            Poll::Pending
+        })
+        .await;
+        if end == DeliveryEnd::DownstreamClosed {
+            exchange.note_gone();
+        }
+        end
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, inlet: &mut Inlet) -> Poll<DeliveryEnd> {
+        let response = self.response.poll_relay(cx, &mut self.body);
+        match &response {
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(Broken::Source(error))) => {
+                self.cut(Reason::CANCEL, client_code(error));
+                return Poll::Ready(DeliveryEnd::UpstreamReset);
+            }
+            Poll::Ready(Err(Broken::Trailers)) => {
+                self.cut(Reason::CANCEL, Reason::INTERNAL_ERROR);
+                return Poll::Ready(DeliveryEnd::UpstreamReset);
+            }
+            Poll::Ready(Err(Broken::Sink)) => {
+                self.cut(Reason::CANCEL, Reason::CANCEL);
+                return Poll::Ready(DeliveryEnd::DownstreamClosed);
+            }
+        }
+        if !self.request_done {
+            match self.request.poll_relay(cx, inlet) {
+                Poll::Ready(Ok(()) | Err(Broken::Sink)) => self.request_done = true,
+                // After the whole response this ends nothing that anybody waits for.
+                Poll::Ready(Err(Broken::Source(_) | Broken::Trailers)) if response.is_ready() => {
+                    self.request.reset(Reason::CANCEL);
+                    self.request_done = true;
+                }
+                Poll::Ready(Err(Broken::Source(_) | Broken::Trailers)) => {
+                    self.cut(Reason::CANCEL, Reason::PROTOCOL_ERROR);
+                    return Poll::Ready(DeliveryEnd::DownstreamClosed);
+                }
+                Poll::Pending => {}
+            }
+        }
+        if response.is_ready() && self.request_done {
+            Poll::Ready(DeliveryEnd::Complete)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Resets what is still open on either side.
+    fn cut(&mut self, upstream: Reason, client: Reason) {
+        self.request.reset(upstream);
+        self.response.reset(client);
+    }
+}
+
+/// The code that tells a client about an upstream's error inside a response. REFUSED_STREAM would
+/// say that nothing was processed, NO_ERROR that all is well: neither is true any more.
+fn client_code(error: &h2::Error) -> Reason {
+    match error.reason() {
+        Some(code @ (Reason::CANCEL | Reason::ENHANCE_YOUR_CALM | Reason::INADEQUATE_SECURITY))
+            if error.is_remote() =>
+        {
+            code
+        }
+        Some(_) | None => Reason::INTERNAL_ERROR,
+    }
+}
