@@ -108,7 +108,7 @@ fn sum(samples: &BTreeMap<String, f64>, name: &str, with: &[&str]) -> f64 {
 }
 
 /// Ten answers of payments, one refusal, a retry and two ejections.
-fn payments() -> Telemetry {
+fn payments() -> (Telemetry, [Rc<Series>; 2]) {
     let telemetry = telemetry(IstioMetrics::Shown);
     telemetry.configure(&settings(AccessLog::Off, Tracing::Off));
     let v1 = telemetry.series(&SeriesKey::Outbound(backend("payments", "v1")));
@@ -126,12 +126,13 @@ fn payments() -> Telemetry {
     telemetry.ejected(&v2);
     telemetry.ejected(&v2);
     telemetry.returned(&v2);
-    telemetry
+    (telemetry, [v1, v2])
 }
 
 #[test]
 fn requests_are_counted_by_where_they_went_and_how_they_ended() {
-    let page = samples(&payments());
+    let (telemetry, _held) = payments();
+    let page = samples(&telemetry);
     let count = |name: &str, with: &[&str]| sum(&page, name, with);
     assert_eq!(
         count("outrigger_requests_total", &["subset=\"v1\"", "\"200\""]),
@@ -169,7 +170,8 @@ fn requests_are_counted_by_where_they_went_and_how_they_ended() {
 
 #[test]
 fn istios_metrics_tell_the_same() {
-    let page = samples(&payments());
+    let (telemetry, _held) = payments();
+    let page = samples(&telemetry);
     let count = |name: &str, with: &[&str]| sum(&page, name, with);
     let full = "destination_service=\"payments.shop.svc.cluster.local\"";
     let of_v1 = [
