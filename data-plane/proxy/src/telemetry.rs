@@ -10,6 +10,7 @@
 
 mod access;
 mod collect;
+mod export;
 mod line_writer;
 pub mod logging;
 mod metrics;
@@ -17,25 +18,33 @@ pub mod names;
 mod process;
 mod record;
 mod series;
+mod span;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 use std::{
     cell::RefCell,
     io::{self, Write},
     rc::Rc,
     sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU32, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use outrigger_model::{AccessLog, MeshSettings};
+use opentelemetry_sdk::trace::SpanData;
+use outrigger_model::{AccessLog, MeshSettings, Ratio, Tracing};
+use outrigger_policy::RequestView;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
+use export::Export;
 use line_writer::LineWriter;
-use metrics::Metrics;
+use metrics::{Metrics, SpanResult};
+use trace::{Context, Sampling};
 
 pub use collect::Identity;
 pub use metrics::Handshake;
@@ -73,7 +82,16 @@ struct Inner {
     metrics: Metrics,
     log: Arc<LineWriter>,
     log_mode: AtomicU8,
+    identity: Identity,
+    /// Parts per million, or [`TRACING_OFF`].
+    sampling: AtomicU32,
+    spans: mpsc::Sender<SpanData>,
+    endpoint: watch::Sender<Option<String>>,
+    /// Until [`Telemetry::export`] takes it.
+    export: Mutex<Option<Export>>,
 }
+
+const TRACING_OFF: u32 = u32::MAX;
 
 thread_local! {
     /// A worker's line, before it goes to the buffer that all share.
@@ -91,14 +109,25 @@ impl Telemetry {
         istio: IstioMetrics,
         sink: impl Write + Send + 'static,
     ) -> Result<Self, TelemetryError> {
-        let metrics = Metrics::new(identity, istio == IstioMetrics::Shown)?;
+        let metrics = Metrics::new(identity.clone(), istio == IstioMetrics::Shown)?;
         let log =
             LineWriter::start(sink, metrics.log_dropped.clone()).map_err(TelemetryError::Thread)?;
         let log_mode = AtomicU8::new(mode(AccessLog::Failures));
+        let (spans, receiver) = mpsc::channel(export::QUEUE);
+        let (endpoint, changes) = watch::channel(None);
+        let export = Export {
+            spans: receiver,
+            endpoint: changes,
+        };
         Ok(Self(Arc::new(Inner {
             metrics,
             log,
             log_mode,
+            identity,
+            sampling: AtomicU32::new(TRACING_OFF),
+            spans,
+            endpoint,
+            export: Mutex::new(Some(export)),
         })))
     }
 
@@ -109,6 +138,69 @@ impl Telemetry {
             .store(mode(settings.access_log), Ordering::Relaxed);
         if let Ok(mut domain) = self.0.metrics.cluster_domain.write() {
             *domain = Some(settings.cluster_domain.clone());
+        }
+        let (sampling, endpoint) = match &settings.tracing {
+            Tracing::Off => (TRACING_OFF, None),
+            Tracing::Otlp { endpoint, sampling } => {
+                (sampling.parts_per_million(), Some(endpoint.clone()))
+            }
+        };
+        self.0.sampling.store(sampling, Ordering::Relaxed);
+        self.0.endpoint.send_if_modified(|present| {
+            let changed = *present != endpoint;
+            *present = endpoint;
+            changed
+        });
+    }
+
+    /// What is done about traces at present.
+    #[must_use]
+    pub fn sampling(&self) -> Sampling {
+        Ratio::from_parts_per_million(self.0.sampling.load(Ordering::Relaxed))
+            .map_or(Sampling::Off, Sampling::Ratio)
+    }
+
+    /// The trace context of a request that just came in; [`Context::apply`] puts it into the
+    /// head that goes upstream.
+    #[must_use]
+    pub fn begin_trace(
+        &self,
+        request: &impl RequestView,
+        random: &mut impl FnMut() -> u64,
+    ) -> Context {
+        Context::begin(request, self.sampling(), random)
+    }
+
+    /// The end of a request: [`Self::record`], and its span if its trace is sampled.
+    pub fn finish(&self, record: &RequestRecord<'_>, series: &Series, context: &Context) {
+        self.record(record, series);
+        if context.is_sampled() {
+            self.span(record, context);
+        }
+    }
+
+    #[cold]
+    fn span(&self, record: &RequestRecord<'_>, context: &Context) {
+        if let Some(span) = span::of(context, record, SystemTime::now())
+            && self.0.spans.try_send(span).is_err()
+        {
+            self.0.metrics.spans(SpanResult::Dropped, 1);
+        }
+    }
+
+    /// Exports spans until `stop`, and then what is left, for at most 2 s. The control thread
+    /// runs this once, inside its runtime; a second call ends at once.
+    ///
+    /// Cancel safe: no; a dropped export loses what it was about to send.
+    pub async fn export(&self, stop: CancellationToken) {
+        let export = self
+            .0
+            .export
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(export) = export {
+            export.run(Arc::clone(&self.0), stop).await;
         }
     }
 

@@ -93,6 +93,14 @@ impl Handshake {
     }
 }
 
+/// What became of a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum SpanResult {
+    Exported,
+    Dropped,
+    Failed,
+}
+
 /// Everything on the page. Children of fixed labels are resolved here, once.
 #[derive(Debug)]
 pub(super) struct Metrics {
@@ -110,6 +118,9 @@ pub(super) struct Metrics {
     pub(super) rejections: IntCounter,
     pub(super) discovery: IntGauge,
     pub(super) log_dropped: IntCounter,
+    spans_exported: IntCounter,
+    spans_dropped: IntCounter,
+    spans_failed: IntCounter,
 }
 
 #[derive(Debug)]
@@ -149,6 +160,7 @@ impl Metrics {
         let connections = counters(&registry, &names::CONNECTIONS)?;
         let active = gauges(&registry, &names::CONNECTIONS_ACTIVE)?;
         let handshakes = counters(&registry, &names::HANDSHAKES)?;
+        let spans = counters(&registry, &names::SPANS)?;
         let seconds = handshake_seconds(&registry)?;
         let build = gauges(&registry, &names::BUILD)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -172,6 +184,9 @@ impl Metrics {
             rejections: counter(&registry, &names::CONFIGURATION_REJECTIONS)?,
             discovery: gauge(&registry, &names::DISCOVERY_CONNECTED)?,
             log_dropped: counter(&registry, &names::LOG_DROPPED)?,
+            spans_exported: spans.with_label_values(&["exported"]),
+            spans_dropped: spans.with_label_values(&["dropped"]),
+            spans_failed: spans.with_label_values(&["failed"]),
             registry,
             table,
             cluster_domain,
@@ -223,6 +238,15 @@ impl Metrics {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         self.configuration_time.set(now.as_secs_f64());
+    }
+
+    pub(super) fn spans(&self, result: SpanResult, number: usize) {
+        let counter = match result {
+            SpanResult::Exported => &self.spans_exported,
+            SpanResult::Dropped => &self.spans_dropped,
+            SpanResult::Failed => &self.spans_failed,
+        };
+        counter.inc_by(u64::try_from(number).unwrap_or(u64::MAX));
     }
 }
 

@@ -263,6 +263,11 @@ pub(super) const LOG_DROPPED: Metric = counter(
     &[],
     "Access log lines shed because the reader of standard output was too slow.",
 );
+pub(super) const SPANS: Metric = counter(
+    "outrigger_spans_total",
+    &["result"],
+    "Spans by what became of them: exported, dropped (queue full) or failed (collector).",
+);
 pub(super) const SERIES: Metric = gauge(
     "outrigger_telemetry_series",
     &[],
@@ -365,6 +370,7 @@ pub const ALL: &[Metric] = &[
     CONFIGURATION_REJECTIONS,
     DISCOVERY_CONNECTED,
     LOG_DROPPED,
+    SPANS,
     SERIES,
     SERIES_REFUSED,
     BUILD,
