@@ -12,31 +12,47 @@
 //! - `Content-Length` and `Transfer-Encoding` that leave are written from [`Framing`].
 //! - After any [`Reject`] the connection carries no further message.
 //!
-//! Cost: a head of 10 fields is scanned, parsed and rewritten in about 5,000 instructions and
-//! no allocation once the buffers exist.
+//! Cost: no allocation per request once the buffers of a worker exist, two reads and two writes
+//! (one of each a side), and a head copied once.
+//!
+//! Around them stands the I/O: [`serve`] is the loop of a client's connection, [`H1Exchange`] one
+//! request and its answer, with the upstream connection of the present try.
 
 pub mod authority;
 pub mod body;
 pub mod chunk;
 pub mod connection;
+mod deliver;
 mod diagnose;
+mod downstream;
+mod exchange;
 pub mod field;
 pub mod framing;
+mod inflow;
+mod refusal;
 pub mod reject;
 pub mod request;
 pub mod response;
 pub mod scan;
+pub mod server;
 #[cfg(test)]
 mod tests;
 pub mod trailer;
+mod tunnel;
+mod up;
+mod watch;
+mod wire;
 pub mod write;
 
 pub use body::{BodyDecoder, Step};
+pub use exchange::H1Exchange;
 pub use framing::{Asked, Framing};
+pub use inflow::REPLAY_BYTES_MAX;
 pub use reject::Reject;
 pub use request::RequestHead;
 pub use response::ResponseHead;
 pub use scan::{Leading, Scanner, Section};
+pub use server::{Served, serve};
 pub use trailer::Trailers;
 
 /// Largest head, target and fields and line ends together, and largest trailer section: 64 KiB

@@ -3,6 +3,7 @@
 use super::field::{self, Field, Fields, Span};
 use super::{FIELDS_MAX, Framing, Reject, Version, authority, diagnose};
 use bytes::Bytes;
+use outrigger_policy::RequestView;
 use std::mem::MaybeUninit;
 
 /// The form of the request target (RFC 9112 §3.2). Authority form is missing: CONNECT is refused.
@@ -105,7 +106,7 @@ impl RequestHead {
     }
 
     /// Path and query, or `*`: what goes upstream. Never empty.
-    pub fn path(&self) -> &str {
+    pub fn path_and_query(&self) -> &str {
         match self.form {
             Target::Origin => text(self.target, &self.raw),
             Target::Asterisk => "*",
@@ -185,6 +186,21 @@ impl RequestHead {
 
     pub(super) fn field_list(&self) -> &[Field] {
         self.fields.as_slice()
+    }
+}
+
+impl RequestView for RequestHead {
+    fn method(&self) -> &str {
+        RequestHead::method(self)
+    }
+
+    fn path(&self) -> &str {
+        let target = self.path_and_query();
+        target.split_once('?').map_or(target, |(path, _)| path)
+    }
+
+    fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {
+        self.get_all(name_lowercase).for_each(visit);
     }
 }
 

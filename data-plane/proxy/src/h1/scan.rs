@@ -55,11 +55,15 @@ impl Scanner {
     /// `Ok(None)`: not complete yet.
     ///
     /// # Errors
-    /// `BareLf`, `LeadingBlankLine`, `BadMethod` (the first byte begins no message),
+    /// `BareLf`, `LeadingBlankLine`, `BadMethod` or `BadStatusLine` (nothing begins so),
     /// `HeadTooLarge`, `TooManyFields`: as soon as they can be known.
     pub fn scan(&mut self, buf: &[u8]) -> Result<Option<Section>, Reject> {
-        if self.scanned == 0 && self.leading == Leading::OneBlankLine {
-            check_first_byte(buf)?;
+        match self.leading {
+            Leading::OneBlankLine if self.scanned == self.skip => {
+                check_first_byte(buf.get(self.skip..).unwrap_or_default())?;
+            }
+            Leading::Nothing if self.scanned < PROTOCOL.len() => check_protocol(buf)?,
+            Leading::OneBlankLine | Leading::Nothing | Leading::FieldsOnly => {}
         }
         while let Some(offset) = buf.get(self.scanned..).and_then(|rest| memchr(b'\n', rest)) {
             let line_feed = self.scanned + offset;
@@ -105,6 +109,19 @@ impl Scanner {
         } else {
             Ok(())
         }
+    }
+}
+
+/// What every status line begins with.
+const PROTOCOL: &[u8] = b"HTTP/";
+
+/// A server that speaks something else (an SSH banner) is found out at once.
+fn check_protocol(buf: &[u8]) -> Result<(), Reject> {
+    let there = buf.len().min(PROTOCOL.len());
+    match buf.first() {
+        Some(b'\r' | b'\n') => Ok(()),
+        _ if buf.get(..there) == PROTOCOL.get(..there) => Ok(()),
+        Some(_) | None => Err(Reject::BadStatusLine),
     }
 }
 

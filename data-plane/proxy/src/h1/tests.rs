@@ -2,5 +2,8 @@
 //! arbitrary splits, and the growth of work with size.
 
 mod corpus;
+mod exchanges;
+mod failures;
 mod properties;
 mod rewrite;
+mod rig;

@@ -7,6 +7,7 @@
 use super::connection::tokens;
 use super::field::{Field, FieldKind, is_value, same_name};
 use super::{Framing, RequestHead, ResponseHead, Version};
+use bytes::Bytes;
 
 /// What becomes of incoming `x-outrigger-*` fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +23,9 @@ pub enum Reserved {
 #[derive(Debug, Clone, Copy)]
 pub struct FieldEdit<'a> {
     /// Fields to write, replacing all of the same name, `_` and `-` and case apart.
-    pub set: &'a [(&'a str, &'a [u8])],
-    /// Fields to write beside those of the same name.
-    pub add: &'a [(&'a str, &'a [u8])],
+    pub set: &'a [(&'static str, Bytes)],
     /// Fields to leave out; a trailing `*` leaves out all that begin so.
-    pub remove: &'a [&'a str],
+    pub remove: &'a [&'static str],
     /// What becomes of the mesh's own.
     pub reserved: Reserved,
 }
@@ -35,7 +34,6 @@ impl FieldEdit<'_> {
     /// No change but the removal of reserved fields.
     pub const NONE: FieldEdit<'static> = FieldEdit {
         set: &[],
-        add: &[],
         remove: &[],
         reserved: Reserved::Strip,
     };
@@ -106,7 +104,11 @@ pub fn request(head: &RequestHead, edit: &RequestEdit<'_>, out: &mut Vec<u8>) {
     out.reserve(raw.len() + ADDED_BYTES);
     out.extend_from_slice(head.method().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(edit.path.unwrap_or_else(|| head.path()).as_bytes());
+    out.extend_from_slice(
+        edit.path
+            .unwrap_or_else(|| head.path_and_query())
+            .as_bytes(),
+    );
     out.extend_from_slice(b" HTTP/1.1\r\n");
     let new_host = edit.authority.is_some() || head.is_absolute();
     if let Some(authority) = edit
@@ -241,7 +243,7 @@ pub fn put_decimal(number: u64, out: &mut Vec<u8>) {
 }
 
 fn put_edit(edit: &FieldEdit<'_>, out: &mut Vec<u8>) {
-    for (name, value) in edit.set.iter().chain(edit.add) {
+    for (name, value) in edit.set {
         put_field(name, value, out);
     }
 }

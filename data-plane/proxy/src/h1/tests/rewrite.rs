@@ -69,12 +69,12 @@ fn framing_and_host_cannot_be_nominated_away() {
 
 #[test]
 fn what_the_mesh_sets_replaces_every_spelling() {
+    let set = [
+        ("traceparent", Bytes::from_static(b"00-1")),
+        ("x-outrigger-peer", Bytes::from_static(b"p\r\nEvil: 1")),
+    ];
     let fields = FieldEdit {
-        set: &[
-            ("traceparent", b"00-1"),
-            ("x-outrigger-peer", b"p\r\nEvil: 1"),
-        ],
-        add: &[("x-more", b"2")],
+        set: &set,
         remove: &["x-gone", "x-b3-*"],
         reserved: Reserved::Strip,
     };
@@ -86,7 +86,7 @@ fn what_the_mesh_sets_replaces_every_spelling() {
     assert_eq!(
         out,
         "GET / HTTP/1.1\r\nHost: a\r\nX-More: 1\r\nX-B: k\r\ntraceparent: 00-1\r\n\
-         x-outrigger-peer: p  Evil: 1\r\nx-more: 2\r\n\r\n"
+         x-outrigger-peer: p  Evil: 1\r\n\r\n"
     );
 }
 
@@ -222,7 +222,7 @@ fn lookups_ignore_case_and_keep_values_apart() {
     );
     assert_eq!(head.get("none"), Option::None);
     assert_eq!(
-        (head.method(), head.path(), head.authority()),
+        (head.method(), head.path_and_query(), head.authority()),
         ("GET", "/", Some("a"))
     );
 }
