@@ -1,6 +1,6 @@
 //! Accepted HTTP/2 connections: one driver, one task for each stream, one orderly end.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use h2::{
@@ -9,10 +9,10 @@ use h2::{
 };
 use http::Request;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     exchange::{Http2Exchange, send_refusal},
@@ -23,6 +23,7 @@ use super::{
     resets::Resets,
 };
 use crate::{
+    drain::Drain,
     exchange::{Engine, Handler},
     io::Io,
     reason::Refusal,
@@ -33,30 +34,52 @@ use crate::{
 pub struct Context {
     /// Bounds.
     pub limits: Rc<Limits>,
-    /// Cancelled when the connection shall end: GOAWAY is sent, streams in flight finish.
-    pub drain: CancellationToken,
+    /// When it begins, GOAWAY is sent and streams in flight finish.
+    pub drain: Drain,
 }
+
+/// How long what a client still sends is read before its connection is closed.
+const LINGER: Duration = Duration::from_secs(1);
+/// How much of it: two full connection windows.
+const LINGER_BYTES: u64 = 2 * 1024 * 1024;
 
 type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// Serves one connection to its end; each request is given to `handler` in a task of its own.
 ///
-/// Returns when the client has left or, after `context.drain`, when the streams in flight have
-/// ended. To cut a drain short, drop the future: streams are cut with the connection.
+/// Returns when the client has left or, once `context.drain` has begun, when the streams in flight
+/// have ended. To cut a drain short, drop the future: streams are cut with the connection.
 ///
 /// Must run inside a `LocalSet` or `LocalRuntime`. Cancel safe: no, see above.
-pub async fn serve<H: Handler + 'static>(io: Io, context: &Context, handler: &Rc<H>) {
+pub async fn serve<H: Handler + 'static>(mut io: Io, context: &Context, handler: &Rc<H>) {
+    let end = serve_on(&mut io, context, handler).await;
+    match end {
+        End::Closed => linger(io).await,
+        End::Lost => {}
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// By one of the two sides.
+    Closed,
+    /// The client is not there any more.
+    Lost,
+}
+
+async fn serve_on<H: Handler + 'static>(io: &mut Io, context: &Context, handler: &Rc<H>) -> End {
     let limits = &context.limits;
     let handshake = limits.server().handshake::<_, Bytes>(io);
     let connection = match timeout(limits.preface_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             tracing::debug!(%error, "HTTP/2 connection not begun");
-            return;
+            return End::Closed;
         }
         Err(_) => {
             tracing::debug!("no HTTP/2 preface in time");
-            return;
+            return End::Lost;
         }
     };
     let mut served = Served {
@@ -66,15 +89,35 @@ pub async fn serve<H: Handler + 'static>(io: Io, context: &Context, handler: &Rc
         context,
         handler,
     };
-    served.run().await;
-    // The connection is gone; exchanges learn it at their next step and report their ends.
-    while let Some(joined) = served.streams.join_next().await {
+    let end = served.run().await;
+    // Without the connection, exchanges learn at their next step that the client is gone.
+    let Served {
+        connection,
+        mut streams,
+        ..
+    } = served;
+    drop(connection);
+    while let Some(joined) = streams.join_next().await {
         report(joined);
+    }
+    end
+}
+
+/// Reads on for a moment after the last byte was sent: a socket that is closed with bytes unread
+/// is reset, and the reset overtakes the GOAWAY that says why.
+async fn linger(mut io: Io) {
+    let drained = async {
+        io.shutdown().await?;
+        tokio::io::copy(&mut io.take(LINGER_BYTES), &mut tokio::io::sink()).await
+    };
+    match timeout(LINGER, drained).await {
+        Ok(Ok(_)) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "HTTP/2 connection not closed in order"),
     }
 }
 
 struct Served<'a, H> {
-    connection: Connection<Io, Bytes>,
+    connection: Connection<&'a mut Io, Bytes>,
     streams: JoinSet<()>,
     resets: Rc<Resets>,
     context: &'a Context,
@@ -83,7 +126,7 @@ struct Served<'a, H> {
 
 impl<H: Handler + 'static> Served<'_, H> {
     /// Drives the connection until it is closed.
-    async fn run(&mut self) {
+    async fn run(&mut self) -> End {
         let limits = Rc::clone(&self.context.limits);
         let pings = self.connection.ping_pong();
         let mut lost = pin!(async {
@@ -110,12 +153,12 @@ impl<H: Handler + 'static> Served<'_, H> {
                         Some(Ok((request, respond))) => self.begin(request, respond),
                         Some(Err(error)) => {
                             tracing::debug!(%error, "HTTP/2 connection broke");
-                            return;
+                            return End::Closed;
                         }
-                        None => return,
+                        None => return End::Closed,
                     }
                 }
-                () = self.context.drain.cancelled(), if !draining => {
+                () = self.context.drain.begun(), if !draining => {
                     draining = true;
                     self.connection.graceful_shutdown();
                 }
@@ -123,7 +166,7 @@ impl<H: Handler + 'static> Served<'_, H> {
                     draining = true;
                     self.connection.graceful_shutdown();
                 }
-                () = &mut lost => return,
+                () = &mut lost => return End::Lost,
             }
         }
     }
@@ -167,7 +210,7 @@ impl<H: Handler + 'static> Served<'_, H> {
 /// that resets streams to open more soon has too many that nobody looked at, and h2 ends the
 /// connection (DEF-07).
 async fn accept(
-    connection: &mut Connection<Io, Bytes>,
+    connection: &mut Connection<&mut Io, Bytes>,
     active: usize,
     max: u32,
 ) -> Option<Result<Accepted, h2::Error>> {

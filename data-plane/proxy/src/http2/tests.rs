@@ -34,10 +34,10 @@ use tokio::{
     task::{JoinSet, LocalSet},
     time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{Limits, server::Context};
 use crate::{
+    drain::Drain,
     exchange::{
         AttemptFailureKind, Deadline, Delivery, DeliveryEnd, Exchange, Handler, RequestEdit,
         ResponseEdit,
@@ -143,7 +143,7 @@ struct Served {
 
 /// The engine's side of a connection.
 struct Engine {
-    drain: CancellationToken,
+    drain: Drain,
     path: Rc<Path>,
     tasks: JoinSet<()>,
     ended: Rc<Notify>,
@@ -153,7 +153,7 @@ impl Engine {
     /// Serves one connection by `path`; returns its other end.
     fn serve(path: Path) -> (DuplexStream, Self) {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let drain = CancellationToken::new();
+        let drain = Drain::default();
         let context = Context {
             limits: Rc::new(Limits::DEFAULT),
             drain: drain.clone(),

@@ -75,7 +75,7 @@ fn a_drain_finishes_what_is_in_flight() {
         let served = Served::new(server.path()).await;
         let (response, mut stream) = served.send(post()).await;
         let mut body = response.await.unwrap().into_body();
-        served.engine.drain.cancel();
+        served.engine.drain.begin();
         // GOAWAY has arrived when no stream can be opened any more.
         loop {
             let Ok(mut client) = served.client.clone().ready().await else {
@@ -114,7 +114,7 @@ fn a_stream_that_nobody_ended_is_reset_alone() {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let context = Context {
             limits: Rc::new(Limits::DEFAULT),
-            drain: CancellationToken::new(),
+            drain: Drain::default(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn_local(async move {
