@@ -3,9 +3,12 @@
 //!
 //! - [`wire`]: generated messages and gRPC stubs. Discovery is the envelope of incremental xDS
 //!   with resource types of our own (DESIGN §4); certificates have their own service (§6).
-//! - [`codec`]: between a resource of the model and its bytes.
+//! - [`codec`]: [`encode`] and [`decode`] between a [`Resource`](outrigger_model::Resource) and
+//!   its bytes, and [`version`], their content hash.
 //!
-//! Only this crate sees generated resource messages: both planes work on the model's types.
+//! Both planes work on the model's types; only the codec sees generated resource messages.
 
 pub mod codec;
 pub mod wire;
+
+pub use codec::{DecodeError, Version, decode, encode, version};
