@@ -42,7 +42,9 @@ pub async fn accept(
     stop: CancellationToken,
 ) {
     loop {
-        let Some(permit) = room(&worker, &stop).await else { return };
+        let Some(permit) = room(&worker, &stop).await else {
+            return;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = worker.shared.drain.begun() => return,

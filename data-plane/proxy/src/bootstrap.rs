@@ -15,6 +15,8 @@ use outrigger_model::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::logging::{Level, LevelError};
+
 /// The file's content. Unknown fields are errors.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +103,8 @@ pub struct Bootstrap {
     pub outbound: Vec<(SocketAddr, Authority)>,
     /// Inbound listeners: own address, policy port, application.
     pub inbound: Vec<(SocketAddr, Port, SocketAddr)>,
+    /// What of its own events it logs.
+    pub log: Level,
     /// The rest, as read.
     pub file: BootstrapFile,
 }
@@ -136,6 +140,15 @@ pub enum BootstrapError {
         /// The rule.
         #[source]
         source: InvalidValue,
+    },
+    /// Not a log level.
+    #[error("log in the bootstrap file {}", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// What to write.
+        #[source]
+        source: LevelError,
     },
     /// Workers outside 1–64.
     #[error("workers is {workers} in the bootstrap file {}; write 1 to 64", path.display())]
@@ -204,6 +217,10 @@ impl Bootstrap {
                 .map_err(value("control_plane_identity"))?,
             outbound: outbound.collect::<Result<_, _>>()?,
             inbound: inbound.collect::<Result<_, _>>()?,
+            log: file.log.parse().map_err(|source| BootstrapError::Log {
+                path: path.into(),
+                source,
+            })?,
             workload,
             identity,
             file,

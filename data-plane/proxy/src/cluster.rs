@@ -25,6 +25,7 @@ use outrigger_policy::{
 
 use crate::{
     snapshot::Target,
+    telemetry::{Series, SeriesKey, Telemetry},
     upstream::{Endpoint, Permits, Pool, TlsReader},
 };
 
@@ -43,6 +44,9 @@ pub struct Cluster {
     pool: Rc<Pool>,
     tls: TlsReader,
     limits: Arc<BackendLimits>,
+    /// Metric cells of this backend.
+    pub series: Rc<Series>,
+    telemetry: Telemetry,
     state: RefCell<State>,
 }
 
@@ -79,8 +83,17 @@ pub struct Picked {
 impl Cluster {
     /// State for a target met for the first time.
     #[must_use]
-    pub fn new(target: &Arc<Target>, limits: Arc<BackendLimits>, tls: TlsReader) -> Rc<Self> {
-        let pool = Pool::new(target.policy.limits.clone(), Arc::clone(&limits.connections));
+    pub fn new(
+        target: &Arc<Target>,
+        limits: Arc<BackendLimits>,
+        tls: TlsReader,
+        telemetry: &Telemetry,
+    ) -> Rc<Self> {
+        let series = telemetry.series(&SeriesKey::Outbound(target.backend.clone()));
+        let pool = Pool::new(
+            target.policy.limits.clone(),
+            Arc::clone(&limits.connections),
+        );
         let admission = limits.admission.with_limits(&target.policy.limits);
         let now = Instant::now();
         let mut state = State {
@@ -93,8 +106,16 @@ impl Cluster {
             detector: Detector::new(target.policy.outlier.clone(), 0),
             any_ready: false,
         };
+        // Nothing was there before, so nothing leaves.
         state.replace_members(target, &pool, &tls);
-        Rc::new(Self { pool, tls, limits, state: RefCell::new(state) })
+        Rc::new(Self {
+            pool,
+            tls,
+            limits,
+            series,
+            telemetry: telemetry.clone(),
+            state: RefCell::new(state),
+        })
     }
 
     /// Takes over a changed target; cheap when it is the same.
@@ -114,7 +135,9 @@ impl Cluster {
                 state.balancer = Balancer::new(policy.balancer, &[]);
             }
         }
-        state.replace_members(target, &self.pool, &self.tls);
+        for _ in 0..state.replace_members(target, &self.pool, &self.tls) {
+            self.telemetry.returned(&self.series);
+        }
         state.target = Arc::clone(target);
     }
 
@@ -156,32 +179,54 @@ impl Cluster {
         rng: &mut fastrand::Rng,
     ) -> Option<Picked> {
         let mut state = self.state.borrow_mut();
-        let State { members, loads, balancer, detector, any_ready, .. } = &mut *state;
+        let State {
+            members,
+            loads,
+            balancer,
+            detector,
+            any_ready,
+            ..
+        } = &mut *state;
         let admitted = |member: &Member| {
             (!member.draining || !*any_ready) && detector.admits(&member.health, now)
         };
         let fresh = |index: usize| {
-            members.get(index).is_some_and(|member| {
-                admitted(member) && !tried.contains(&member.endpoint.address)
-            })
+            members
+                .get(index)
+                .is_some_and(|member| admitted(member) && !tried.contains(&member.endpoint.address))
         };
         let again = |index: usize| members.get(index).is_some_and(&admitted);
         let index = balancer.pick(loads, fresh, now, rng).or_else(|| {
-            if tried.is_empty() { None } else { balancer.pick(loads, again, now, rng) }
+            if tried.is_empty() {
+                None
+            } else {
+                balancer.pick(loads, again, now, rng)
+            }
         })?;
         let member = members.get_mut(index)?;
         let role = detector.on_start(&mut member.health, now);
         loads.get_mut(index)?.on_start();
-        Some(Picked { endpoint: Rc::clone(&member.endpoint), role, begun: now })
+        Some(Picked {
+            endpoint: Rc::clone(&member.endpoint),
+            role,
+            begun: now,
+        })
     }
 
     /// A try ended, as far as health and latency are concerned: at its response head or failure.
     /// Returns an ejection or a return that followed from it.
     pub fn finish(&self, picked: &Picked, outcome: AttemptOutcome, now: Instant) -> Option<Action> {
         let mut state = self.state.borrow_mut();
-        let State { members, loads, detector, .. } = &mut *state;
+        let State {
+            members,
+            loads,
+            detector,
+            ..
+        } = &mut *state;
         let address = picked.endpoint.address;
-        let index = members.binary_search_by_key(&address, |member| member.endpoint.address).ok()?;
+        let index = members
+            .binary_search_by_key(&address, |member| member.endpoint.address)
+            .ok()?;
         let member = members.get_mut(index)?;
         // Removed and added again meanwhile: the new one has a record of its own.
         if !Rc::ptr_eq(&member.endpoint, &picked.endpoint) {
@@ -189,7 +234,19 @@ impl Cluster {
         }
         let latency = now.saturating_duration_since(picked.begun);
         loads.get_mut(index)?.on_end(latency, outcome, now);
-        detector.on_end(&mut member.health, picked.role, outcome.verdict(), now)
+        let action = detector.on_end(&mut member.health, picked.role, outcome.verdict(), now)?;
+        match action {
+            Action::Ejected { duration, times } => {
+                tracing::info!(%address, ?duration, times, outcome = outcome.as_str(), "endpoint ejected");
+                self.telemetry.ejected(&self.series);
+            }
+            Action::Returned => {
+                tracing::info!(%address, "endpoint is back");
+                self.telemetry.returned(&self.series);
+            }
+            Action::Withheld => {}
+        }
+        Some(action)
     }
 
     /// What follows a failed try.
@@ -214,23 +271,37 @@ impl Cluster {
 }
 
 impl State {
-    fn replace_members(&mut self, target: &Target, pool: &Rc<Pool>, tls: &TlsReader) {
-        let mut old: Vec<(Member, EndpointLoad)> =
-            self.members.drain(..).zip(self.loads.drain(..)).collect();
+    /// Returns how many of those that left were ejected.
+    fn replace_members(&mut self, target: &Target, pool: &Rc<Pool>, tls: &TlsReader) -> usize {
+        let old = self.members.drain(..).zip(self.loads.drain(..));
+        // Both lists are sorted by address: one walk finds what stays.
+        let mut old = old.collect::<Vec<_>>().into_iter().peekable();
+        let mut gone = Vec::new();
         for endpoint in &target.endpoints {
-            let kept = old
-                .binary_search_by_key(&endpoint.address, |(member, _)| member.endpoint.address)
-                .ok()
-                .filter(|index| {
-                    old.get(*index).is_some_and(|(member, _)| member.endpoint.peer == endpoint.peer)
-                });
+            gone.extend(std::iter::from_fn(|| {
+                old.next_if(|(member, _)| member.endpoint.address < endpoint.address)
+            }));
+            let kept = old.next_if(|(member, _)| member.endpoint.address == endpoint.address);
+            let kept = match kept {
+                Some((member, load)) if member.endpoint.peer == endpoint.peer => {
+                    Some((member, load))
+                }
+                Some(other) => {
+                    gone.push(other);
+                    None
+                }
+                None => None,
+            };
             let (mut member, mut load) = match kept {
-                Some(index) => old.remove(index),
+                Some(kept) => kept,
                 None => {
                     let tls = Arc::clone(tls);
                     let made = Endpoint::new(endpoint.address, endpoint.peer.clone(), pool, tls);
-                    let member =
-                        Member { endpoint: made, health: EndpointHealth::new(), draining: false };
+                    let member = Member {
+                        endpoint: made,
+                        health: EndpointHealth::new(),
+                        draining: false,
+                    };
                     (member, EndpointLoad::new(endpoint.weight))
                 }
             };
@@ -239,12 +310,17 @@ impl State {
             self.members.push(member);
             self.loads.push(load);
         }
-        for (gone, _) in &old {
-            gone.endpoint.retire();
+        gone.extend(old);
+        for (member, _) in &gone {
+            member.endpoint.retire();
         }
         self.any_ready = self.members.iter().any(|member| !member.draining);
-        self.detector.endpoints_changed(self.members.iter().map(|member| &member.health));
+        self.detector
+            .endpoints_changed(self.members.iter().map(|member| &member.health));
         self.balancer.endpoints_changed(&self.loads);
+        gone.iter()
+            .filter(|(member, _)| member.health.is_out())
+            .count()
     }
 }
 
@@ -260,13 +336,18 @@ impl Account {
     /// Opens the account of a try.
     #[must_use]
     pub fn new(cluster: &Rc<Cluster>, picked: Picked) -> Self {
-        Self { cluster: Rc::clone(cluster), picked: Some(picked) }
+        Self {
+            cluster: Rc::clone(cluster),
+            picked: Some(picked),
+        }
     }
 
     /// How it went. Returns what the outlier detector did.
     pub fn close(mut self, outcome: AttemptOutcome) -> (Option<Action>, Duration) {
         let now = Instant::now();
-        let Some(picked) = self.picked.take() else { return (None, Duration::ZERO) };
+        let Some(picked) = self.picked.take() else {
+            return (None, Duration::ZERO);
+        };
         let action = self.cluster.finish(&picked, outcome, now);
         (action, now.saturating_duration_since(picked.begun))
     }
@@ -275,7 +356,8 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         if let Some(picked) = self.picked.take() {
-            self.cluster.finish(&picked, AttemptOutcome::DownstreamGone, Instant::now());
+            self.cluster
+                .finish(&picked, AttemptOutcome::DownstreamGone, Instant::now());
         }
     }
 }

@@ -24,7 +24,6 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin,
     bootstrap::Bootstrap,
     drain::Drain,
     snapshot::{SnapshotReader, SnapshotWriter},
@@ -40,7 +39,7 @@ pub(crate) struct Control {
     pub(crate) writer: SnapshotWriter,
     pub(crate) snapshots: SnapshotReader,
     pub(crate) tls: TlsReader,
-    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) telemetry: Telemetry,
     pub(crate) drain: Drain,
     pub(crate) started: Instant,
     pub(crate) stop: CancellationToken,
@@ -73,7 +72,7 @@ impl Control {
             tls: Arc::clone(&self.tls),
             renewed: has_certificate_out,
             trust: trust_in,
-            telemetry: Arc::clone(&self.telemetry),
+            telemetry: self.telemetry.clone(),
             valid_until: 0,
         };
         let discovery = discovery::Discovery {
@@ -85,20 +84,10 @@ impl Control {
             demanded,
             writer: self.writer,
             trust: trust_out,
-            telemetry: Arc::clone(&self.telemetry),
+            telemetry: self.telemetry.clone(),
             started: self.started,
         };
-        let sources = admin::Sources {
-            snapshots: self.snapshots,
-            tls: Arc::clone(&self.tls),
-            telemetry: Arc::clone(&self.telemetry),
-            drain: self.drain,
-            log,
-            mutations: self.bootstrap.file.admin_mutations,
-        };
-        admin_listener.set_nonblocking(true).context("the admin socket cannot be used")?;
-        let listener = tokio::net::TcpListener::from_std(admin_listener)
-            .context("the admin socket cannot be used")?;
+        drop((admin_listener, log, self.snapshots, self.drain));
         let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
         let stop = until(&self.stop);
         tasks.spawn_local(async move {
@@ -108,12 +97,9 @@ impl Control {
         tasks.spawn_local(async move {
             tokio::select! { () = discovery.run() => {}, () = stop => {} }
         });
-        let stop = until(&self.stop);
-        tasks.spawn_local(async move {
-            tokio::select! { () = admin::serve(listener, sources) => {}, () = stop => {} }
-        });
         let telemetry = self.telemetry;
-        tasks.spawn_local(telemetry.export(self.stop));
+        let stop = self.stop;
+        tasks.spawn_local(async move { telemetry.export(stop).await });
         Ok(())
     }
 }

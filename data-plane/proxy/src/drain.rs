@@ -14,6 +14,12 @@ pub struct Drain {
 }
 
 impl Drain {
+    /// A token that is cancelled when the drain begins, for one worker.
+    #[must_use]
+    pub fn token(&self) -> CancellationToken {
+        self.begun.child_token()
+    }
+
     /// Starts it: nothing new is accepted.
     pub fn begin(&self) {
         self.begun.cancel();

@@ -202,6 +202,20 @@ pub enum DeliveryEnd {
     DeadlinePassed,
 }
 
+impl Delivery {
+    /// The status for the record: 0 when the client left before the answer was through.
+    #[must_use]
+    pub fn status(&self, sent: u16) -> u16 {
+        match self.end {
+            DeliveryEnd::DownstreamClosed => 0,
+            DeliveryEnd::Complete
+            | DeliveryEnd::UpstreamReset
+            | DeliveryEnd::Idle
+            | DeliveryEnd::DeadlinePassed => sent,
+        }
+    }
+}
+
 impl Deadline {
     /// No deadline of the request's own.
     pub const NONE: Self = Self(None);

@@ -4,17 +4,19 @@
 //! application, stream, account. A request is tried once; retries belong to the caller's sidecar,
 //! which has the budget.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc};
 
 use bytes::Bytes;
-use outrigger_model::SpiffeId;
+use outrigger_model::{Port, SpiffeId};
 use outrigger_policy::RequestView;
 use tokio::time::Instant;
 
 use crate::{
-    exchange::{AttemptFailure, AttemptFailureKind, Delivery, Exchange, Handler, RequestEdit, ResponseEdit},
+    exchange::{
+        AttemptFailure, AttemptFailureKind, Delivery, Exchange, Handler, RequestEdit, ResponseEdit,
+    },
     reason::{Reason, Refusal},
-    telemetry::{Carried, Direction, RequestRecord, Security, Series, trace},
+    telemetry::{Carried, Direction, RequestRecord, Security, Series, SeriesKey, trace::Context},
     upstream::Endpoint,
     worker::{NO_DEADLINE, Worker},
 };
@@ -36,10 +38,9 @@ pub struct Inbound {
     worker: Rc<Worker>,
     application: Rc<Endpoint>,
     admission: Admission,
-    client: SocketAddr,
     /// `x-forwarded-client-cert` for the application, in Envoy's form.
     client_cert: Bytes,
-    series: RefCell<Option<Rc<Series>>>,
+    series: Rc<Series>,
 }
 
 impl Inbound {
@@ -47,7 +48,7 @@ impl Inbound {
     #[must_use]
     pub fn new(
         worker: &Rc<Worker>,
-        client: SocketAddr,
+        port: Port,
         application: SocketAddr,
         admission: Admission,
     ) -> Self {
@@ -56,13 +57,16 @@ impl Inbound {
             (Admission::Proven(peer), None) => format!("URI={peer}"),
             (Admission::Plain | Admission::PlainRefused, _) => String::new(),
         };
+        let peer = match &admission {
+            Admission::Proven(peer) => Some(peer.clone()),
+            Admission::Plain | Admission::PlainRefused => None,
+        };
         Self {
             worker: Rc::clone(worker),
             application: worker.application(application),
             admission,
-            client,
             client_cert: client_cert.into(),
-            series: RefCell::default(),
+            series: worker.series(&SeriesKey::Inbound { port, peer }),
         }
     }
 
@@ -76,19 +80,24 @@ impl Inbound {
     }
 
     /// What the application sees beside what the caller sent.
-    fn edit(&self, request: &impl RequestView, trace: &trace::Context) -> RequestEdit {
-        let mut edit = RequestEdit { remove: &["x-forwarded-client-cert"], ..Default::default() };
+    fn edit(&self, request: &impl RequestView, trace: &Context) -> RequestEdit {
+        let mut edit = RequestEdit {
+            remove: &["x-forwarded-client-cert"],
+            ..Default::default()
+        };
         if !self.client_cert.is_empty() {
-            edit.set.push(("x-forwarded-client-cert", self.client_cert.clone()));
+            edit.set
+                .push(("x-forwarded-client-cert", self.client_cert.clone()));
         }
         if let Admission::Proven(_) = self.admission {
             request.visit_header("x-outrigger-attempt", &mut |value| {
                 if value.len() <= 3 && value.iter().all(u8::is_ascii_digit) {
-                    edit.set.push(("x-outrigger-attempt", Bytes::copy_from_slice(value)));
+                    edit.set
+                        .push(("x-outrigger-attempt", Bytes::copy_from_slice(value)));
                 }
             });
         }
-        trace.edit(&mut edit);
+        trace.apply(&mut edit);
         edit
     }
 
@@ -103,7 +112,10 @@ impl Inbound {
             AttemptFailureKind::Handshake | AttemptFailureKind::NoCertificate => Reason::Internal,
             AttemptFailureKind::Downstream(reason) => reason,
         };
-        let detail = format!("application {}: {}", self.application.address, failure.detail);
+        let detail = format!(
+            "application {}: {}",
+            self.application.address, failure.detail
+        );
         Refusal::new(reason).detail(detail)
     }
 }
@@ -111,13 +123,7 @@ impl Inbound {
 impl Handler for Inbound {
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
         let begun = Instant::now();
-        let settings = std::sync::Arc::clone(&self.worker.shared.snapshots.load().settings);
-        let trace = trace::Context::begin(
-            exchange.request(),
-            &settings,
-            Direction::Inbound,
-            &mut self.worker.rng.borrow_mut(),
-        );
+        let trace = self.worker.begin_trace(exchange.request());
         let mut answered = Answered::default();
         let delivery = match self.send(exchange, &trace).await {
             Ok(status) => {
@@ -143,21 +149,20 @@ struct Answered {
 }
 
 impl Inbound {
-    async fn send<E: Exchange>(
-        &self,
-        exchange: &mut E,
-        trace: &trace::Context,
-    ) -> Result<u16, Refusal> {
+    async fn send<E: Exchange>(&self, exchange: &mut E, trace: &Context) -> Result<u16, Refusal> {
         self.authorise()?;
         let edit = self.edit(exchange.request(), trace);
-        let head = exchange.attempt(&self.application, &edit, NO_DEADLINE).await;
-        head.map(|head| head.status).map_err(|failure| self.refusal(&failure))
+        let head = exchange
+            .attempt(&self.application, &edit, NO_DEADLINE)
+            .await;
+        head.map(|head| head.status)
+            .map_err(|failure| self.refusal(&failure))
     }
 
     fn account<E: Exchange>(
         &self,
         exchange: &E,
-        trace: &trace::Context,
+        trace: &Context,
         begun: Instant,
         answered: &Answered,
         delivery: &Delivery,
@@ -177,12 +182,10 @@ impl Inbound {
             destination: None,
             backend: None,
             endpoint: Some(self.application.address),
-            client: Some(self.client),
             peer,
             security,
-            status: answered.status,
+            status: delivery.status(answered.status),
             grpc_status: delivery.grpc_status,
-            end: delivery.end,
             reason: refusal.map(|refusal| refusal.reason),
             detail: refusal.map_or("", |refusal| &refusal.detail),
             origin: refusal.and_then(|refusal| refusal.origin.as_ref()),
@@ -190,8 +193,11 @@ impl Inbound {
             duration: begun.elapsed(),
             request_bytes: delivery.request_bytes,
             response_bytes: delivery.response_bytes,
-            trace,
+            traceparent: trace.traceparent(),
         };
-        self.worker.shared.telemetry.record(&record, &mut self.series.borrow_mut());
+        self.worker
+            .shared
+            .telemetry
+            .finish(&record, &self.series, trace);
     }
 }

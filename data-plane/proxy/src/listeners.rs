@@ -60,9 +60,18 @@ pub fn wanted(bootstrap: &Bootstrap) -> BTreeMap<SocketAddr, Role> {
         .iter()
         .map(|(listen, authority)| (*listen, Role::Destination(authority.clone())));
     let inbound = bootstrap.inbound.iter().map(|(listen, port, application)| {
-        (*listen, Role::Inbound { port: *port, application: *application })
+        (
+            *listen,
+            Role::Inbound {
+                port: *port,
+                application: *application,
+            },
+        )
     });
-    let forward = bootstrap.file.forward_proxy.map(|listen| (listen, Role::ForwardProxy));
+    let forward = bootstrap
+        .file
+        .forward_proxy
+        .map(|listen| (listen, Role::ForwardProxy));
     outbound.chain(inbound).chain(forward).collect()
 }
 
@@ -89,10 +98,20 @@ impl Listeners {
                     source,
                 })?;
                 let role = role.clone();
-                commands.push((worker, Command::Listen { address: *address, role, listener }));
+                commands.push((
+                    worker,
+                    Command::Listen {
+                        address: *address,
+                        role,
+                        listener,
+                    },
+                ));
             }
         }
-        let gone = self.present.keys().filter(|address| !wanted.contains_key(address));
+        let gone = self
+            .present
+            .keys()
+            .filter(|address| !wanted.contains_key(address));
         for address in gone {
             for worker in 0..workers.len() {
                 commands.push((worker, Command::Stop { address: *address }));
@@ -100,7 +119,10 @@ impl Listeners {
         }
         for (worker, command) in commands {
             // A full or closed queue means a worker that hangs or ended: its process ends too.
-            if workers.get(worker).is_none_or(|worker| worker.try_send(command).is_err()) {
+            if workers
+                .get(worker)
+                .is_none_or(|worker| worker.try_send(command).is_err())
+            {
                 tracing::error!(worker, "a worker does not take orders");
             }
         }
@@ -116,7 +138,11 @@ impl Listeners {
 }
 
 fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;

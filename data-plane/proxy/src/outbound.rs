@@ -8,7 +8,7 @@
 
 mod call;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{rc::Rc, sync::Arc};
 
 use outrigger_model::Port;
 use outrigger_policy::{
@@ -20,10 +20,10 @@ use tokio::time::Instant;
 
 use crate::{
     cluster::{Account, Cluster},
-    exchange::{Exchange, Handler, ResponseHead},
+    exchange::{AttemptFailure, Exchange, Handler, ResponseHead},
     reason::{Reason, Refusal},
     snapshot::Service,
-    telemetry::{Direction, Series, trace},
+    telemetry::RetryCause,
     worker::Worker,
 };
 use call::Call;
@@ -42,15 +42,13 @@ pub enum Scope {
 pub struct Outbound {
     worker: Rc<Worker>,
     scope: Scope,
-    /// Metric cells of the last backend: a connection mostly stays with one.
-    series: RefCell<Option<Rc<Series>>>,
 }
 
 impl Outbound {
     /// A handler for a connection.
     #[must_use]
     pub fn new(worker: Rc<Worker>, scope: Scope) -> Self {
-        Self { worker, scope, series: RefCell::default() }
+        Self { worker, scope }
     }
 
     /// Phases 1 to 9; what it returns is still to be delivered.
@@ -82,7 +80,11 @@ impl Outbound {
                 idempotency: Idempotency::of_method(exchange.request().method()),
                 outcome,
                 retries: call.retries(),
-                body: if exchange.can_replay() { Replay::Possible } else { Replay::TooLarge },
+                body: if exchange.can_replay() {
+                    Replay::Possible
+                } else {
+                    Replay::TooLarge
+                },
                 deadline: call.deadline,
             };
             let now = Instant::now().into_std();
@@ -90,7 +92,10 @@ impl Outbound {
             match decision {
                 Decision::Retry { pause, permit } => {
                     exchange.discard().await;
-                    self.worker.shared.telemetry.retry(outcome.as_str());
+                    self.worker
+                        .shared
+                        .telemetry
+                        .retry(&cluster.series, retry_cause(&result));
                     tokio::time::sleep(pause).await;
                     call.retry_place = Some(permit);
                 }
@@ -101,7 +106,7 @@ impl Outbound {
         }
     }
 
-    async fn service<E: Exchange>(&self, exchange: &E) -> Result<std::sync::Arc<Service>, Refusal> {
+    async fn service<E: Exchange>(&self, exchange: &E) -> Result<Arc<Service>, Refusal> {
         match &self.scope {
             Scope::Destination(authority) => self.worker.service(authority).await,
             Scope::ForwardProxy => {
@@ -122,14 +127,20 @@ impl Outbound {
             RuleAction::Forward(split) => split.pick(&mut self.worker.rng.borrow_mut()),
             RuleAction::Invalid { reason } => {
                 let detail = reason.as_str().to_owned();
-                return Err(Refusal::new(Reason::RouteInvalid).detail(detail).by(&rule.origin));
+                return Err(Refusal::new(Reason::RouteInvalid)
+                    .detail(detail)
+                    .by(&rule.origin));
             }
         };
         call.backend = Some(backend.clone());
         let target = service.targets.get(backend).ok_or_else(|| {
-            Refusal::new(Reason::NoEndpoint).detail(backend.to_string()).by(&rule.origin)
+            Refusal::new(Reason::NoEndpoint)
+                .detail(backend.to_string())
+                .by(&rule.origin)
         })?;
-        Ok(self.worker.cluster(target))
+        let cluster = self.worker.cluster(target);
+        call.series = Some(Rc::clone(&cluster.series));
+        Ok(cluster)
     }
 
     fn pick(
@@ -145,9 +156,13 @@ impl Outbound {
             let backend = cluster.backend().to_string();
             let detail = match all {
                 0 => format!("{backend} has no endpoint"),
-                _ => format!("{backend}: {out} of {all} endpoints are ejected, none takes requests"),
+                _ => {
+                    format!("{backend}: {out} of {all} endpoints are ejected, none takes requests")
+                }
             };
-            return Err(Refusal::new(Reason::NoEndpoint).detail(detail).by(&rule.origin));
+            return Err(Refusal::new(Reason::NoEndpoint)
+                .detail(detail)
+                .by(&rule.origin));
         };
         call.tried.push(picked.endpoint.address);
         call.endpoint = Some(Rc::clone(&picked.endpoint));
@@ -155,8 +170,25 @@ impl Outbound {
     }
 }
 
+/// Why a try is repeated, for the metric.
+fn retry_cause(result: &Result<ResponseHead, AttemptFailure>) -> RetryCause {
+    match result {
+        Ok(ResponseHead {
+            grpc_status: Some(_),
+            ..
+        }) => RetryCause::GrpcStatus,
+        Ok(ResponseHead {
+            grpc_status: None, ..
+        }) => RetryCause::Status,
+        Err(failure) => RetryCause::of(failure.kind).unwrap_or(RetryCause::Reset),
+    }
+}
+
 /// The rule that the route table gives this request.
-fn route<'s>(service: &'s Service, request: &impl RequestView) -> Result<&'s CompiledRule, Refusal> {
+fn route<'s>(
+    service: &'s Service,
+    request: &impl RequestView,
+) -> Result<&'s CompiledRule, Refusal> {
     service.http.find(request).ok_or_else(|| {
         let detail = format!("no rule of {} matches", service.destination.name);
         Refusal::new(Reason::NoRoute).detail(detail)
@@ -167,7 +199,9 @@ fn route<'s>(service: &'s Service, request: &impl RequestView) -> Result<&'s Com
 /// forward-proxied requests pay this allocation.
 fn named_service(authority: &str) -> String {
     let mut text = authority.to_ascii_lowercase();
-    let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let port = authority
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse::<u16>().ok());
     if port.and_then(|port| Port::new(port).ok()).is_none() {
         text.push_str(":80");
     }
@@ -176,16 +210,9 @@ fn named_service(authority: &str) -> String {
 
 impl Handler for Outbound {
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
-        let settings = std::sync::Arc::clone(&self.worker.shared.snapshots.load().settings);
-        let trace = trace::Context::begin(
-            exchange.request(),
-            &settings,
-            Direction::Outbound,
-            &mut self.worker.rng.borrow_mut(),
-        );
-        let mut call = Call::new(trace);
+        let mut call = Call::new(self.worker.begin_trace(exchange.request()));
         let answer = self.forward(exchange, &mut call).await;
         let delivery = call.answer(exchange, answer).await;
-        call.account(exchange, &delivery, &self.worker.shared.telemetry, &self.series);
+        call.account(exchange, &delivery, &self.worker);
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     drain::Drain,
     listeners::{Command, Listeners, wanted},
     snapshot::{self, Snapshot},
-    telemetry::Telemetry,
+    telemetry::{Identity, IstioMetrics, Telemetry, logging},
     worker::{Shared, SharedLimits, Worker},
 };
 
@@ -56,23 +56,29 @@ struct WorkerThread {
 /// When the bootstrap cannot be used, an address cannot be bound, or a thread cannot start.
 pub fn run(bootstrap_path: &Path) -> anyhow::Result<()> {
     let bootstrap = Bootstrap::read(bootstrap_path)?;
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
     let runtime = runtime.context("cannot start the control thread's runtime")?;
     runtime.block_on(supervise(bootstrap, bootstrap_path.into()))
 }
 
 async fn supervise(bootstrap: Bootstrap, path: PathBuf) -> anyhow::Result<()> {
-    let log = crate::telemetry::logging::init(&bootstrap.file.log)?;
+    let log = logging::init(&bootstrap.log, logging::Format::Json)?;
     let started = Instant::now();
     let drain = Drain::default();
-    let telemetry = Telemetry::new(&bootstrap.workload, &bootstrap.identity);
+    let own = Identity {
+        workload: bootstrap.workload.clone(),
+        spiffe: bootstrap.identity.clone(),
+    };
+    let telemetry = Telemetry::new(own, IstioMetrics::Shown, std::io::stdout())?;
     let (demand, demanded) = mpsc::channel(DEMANDS_MAX);
     let (writer, snapshots) = snapshot::channel(empty_snapshot(&bootstrap));
     let shared = Shared {
         snapshots: snapshots.clone(),
         demand,
         tls: Arc::default(),
-        telemetry: Arc::clone(&telemetry),
+        telemetry: telemetry.clone(),
         drain: drain.clone(),
         limits: SharedLimits::new(downstream_max()),
         started,
@@ -82,7 +88,10 @@ async fn supervise(bootstrap: Bootstrap, path: PathBuf) -> anyhow::Result<()> {
     let workers = (0..bootstrap.file.workers)
         .map(|index| start_worker(index, shared.clone()))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let commands: Vec<_> = workers.iter().map(|worker| worker.commands.clone()).collect();
+    let commands: Vec<_> = workers
+        .iter()
+        .map(|worker| worker.commands.clone())
+        .collect();
     let mut listeners = Listeners::default();
     listeners.apply(wanted(&bootstrap), &commands)?;
 
@@ -145,7 +154,10 @@ async fn end(shared: &Shared, workers: Vec<WorkerThread>, bootstrap: &Bootstrap)
     shared.drain.begin();
     let deadline = Instant::now() + limit;
     for worker in workers {
-        if tokio::time::timeout_at(deadline, worker.ended).await.is_err() {
+        if tokio::time::timeout_at(deadline, worker.ended)
+            .await
+            .is_err()
+        {
             tracing::warn!("work in flight was cut at the drain's deadline");
             shared.drain.force();
         }
@@ -160,7 +172,9 @@ async fn end(shared: &Shared, workers: Vec<WorkerThread>, bootstrap: &Bootstrap)
 fn empty_snapshot(bootstrap: &Bootstrap) -> Snapshot {
     Snapshot {
         number: 0,
-        settings: Arc::new(MeshSettings::defaults(bootstrap.identity.trust_domain.clone())),
+        settings: Arc::new(MeshSettings::defaults(
+            bootstrap.identity.trust_domain.clone(),
+        )),
         inbound: None,
         services: HashMap::default(),
     }
@@ -190,10 +204,16 @@ fn start_worker(index: u16, shared: Shared) -> anyhow::Result<WorkerThread> {
                 Ok(runtime) => runtime.block_on(work(Worker::new(shared, seed), orders)),
                 Err(error) => tracing::error!(%error, "a worker's runtime does not start"),
             }
-            drop(report.send(()));
+            if report.send(()).is_err() {
+                tracing::debug!("nobody waits for this worker's end");
+            }
         })
         .context("cannot start a worker thread")?;
-    Ok(WorkerThread { commands, ended, thread })
+    Ok(WorkerThread {
+        commands,
+        ended,
+        thread,
+    })
 }
 
 /// A worker's life: follow orders until the drain, then wait for its tasks or the cut.
@@ -207,12 +227,20 @@ async fn work(worker: Rc<Worker>, mut orders: mpsc::Receiver<Command>) {
             () = worker.shared.drain.begun() => break,
         };
         match order {
-            Some(Command::Listen { address, role, listener }) => {
+            Some(Command::Listen {
+                address,
+                role,
+                listener,
+            }) => {
                 let stop = CancellationToken::new();
                 match TcpListener::from_std(listener) {
                     Ok(listener) => {
-                        let accept =
-                            accept::accept(Rc::clone(&worker), listener, Rc::new(role), stop.clone());
+                        let accept = accept::accept(
+                            Rc::clone(&worker),
+                            listener,
+                            Rc::new(role),
+                            stop.clone(),
+                        );
                         worker.tasks.spawn_local(accept);
                         if let Some(old) = accepting.insert(address, stop) {
                             old.cancel();

@@ -6,7 +6,7 @@
 use std::{future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use outrigger_model::{Backend, Origin, Peer, SpiffeId};
+use outrigger_model::{Backend, Origin, Peer, Port, SpiffeId};
 use outrigger_policy::outcome::AttemptOutcome;
 use smallvec::SmallVec;
 use tokio::{
@@ -16,12 +16,12 @@ use tokio::{
 
 use crate::{
     cluster::Account,
-    exchange::{AttemptFailure, AttemptFailureKind as Kind, DeliveryEnd},
+    exchange::{AttemptFailure, AttemptFailureKind as Kind},
     io::Io,
     reason::{Reason, Refusal},
     snapshot::Service,
     tcp::{RelayEnd, Relayed, relay},
-    telemetry::{Carried, Direction, RequestRecord, Security, Series, trace},
+    telemetry::{Carried, Direction, RequestRecord, RetryCause, Security, Series, SeriesKey},
     tls::Alpn,
     upstream::{Connection, Endpoint},
     worker::{NO_DEADLINE, Worker},
@@ -43,6 +43,7 @@ pub(crate) struct Opened {
     endpoint: Rc<Endpoint>,
     backend: Backend,
     origin: Origin,
+    series: Rc<Series>,
     /// What the server said before the client did.
     ahead: BytesMut,
     tries: u32,
@@ -51,10 +52,15 @@ pub(crate) struct Opened {
 /// Opens a connection to one of the service's TCP backends. Cancel safe: yes.
 pub(crate) async fn open(worker: &Rc<Worker>, service: &Service) -> Result<Opened, Refusal> {
     let rule = service.tcp.find().ok_or_else(|| {
-        Refusal::new(Reason::NoRoute).detail(format!("{} has no TCP rule", service.destination.name))
+        Refusal::new(Reason::NoRoute)
+            .detail(format!("{} has no TCP rule", service.destination.name))
     })?;
     let backend = rule.backends.pick(&mut worker.rng.borrow_mut()).clone();
-    let no_endpoint = || Refusal::new(Reason::NoEndpoint).detail(backend.to_string()).by(&rule.origin);
+    let no_endpoint = || {
+        Refusal::new(Reason::NoEndpoint)
+            .detail(backend.to_string())
+            .by(&rule.origin)
+    };
     let target = service.targets.get(&backend).ok_or_else(no_endpoint)?;
     let cluster = worker.cluster(target);
     let mut tried: SmallVec<[SocketAddr; TRIES_MAX]> = SmallVec::new();
@@ -73,6 +79,7 @@ pub(crate) async fn open(worker: &Rc<Worker>, service: &Service) -> Result<Opene
                     endpoint,
                     backend,
                     origin: rule.origin.clone(),
+                    series: Rc::clone(&cluster.series),
                     ahead: BytesMut::new(),
                     tries: u32::try_from(tried.len()).unwrap_or(u32::MAX),
                 });
@@ -82,7 +89,9 @@ pub(crate) async fn open(worker: &Rc<Worker>, service: &Service) -> Result<Opene
                 if tried.len() >= TRIES_MAX {
                     return Err(refusal(&failure).by(&rule.origin));
                 }
-                worker.shared.telemetry.retry(outcome(&failure).as_str());
+                if let Some(cause) = RetryCause::of(failure.kind) {
+                    worker.shared.telemetry.retry(&cluster.series, cause);
+                }
             }
         }
     }
@@ -90,10 +99,9 @@ pub(crate) async fn open(worker: &Rc<Worker>, service: &Service) -> Result<Opene
 
 fn outcome(failure: &AttemptFailure) -> AttemptOutcome {
     match failure.kind {
-        Kind::Handshake | Kind::NoCertificate => AttemptOutcome::HandshakeFailed,
-        Kind::PendingFull | Kind::PendingTimeout | Kind::Downstream(_) => {
-            AttemptOutcome::DownstreamGone
-        }
+        Kind::Handshake => AttemptOutcome::HandshakeFailed,
+        Kind::PendingFull | Kind::PendingTimeout | Kind::NoCertificate => AttemptOutcome::HeldBack,
+        Kind::Downstream(_) => AttemptOutcome::DownstreamGone,
         Kind::Connect | Kind::RefusedStream | Kind::Reset | Kind::Protocol | Kind::Timeout => {
             AttemptOutcome::ConnectFailed
         }
@@ -152,14 +160,35 @@ pub(crate) async fn carry(
     let (relayed, refusal) = match opened {
         Ok(mut opened) => {
             let relayed = run(&mut client, &mut opened).await;
-            let ended = Ended { service, opened: Some(&opened), refusal: None, begun };
+            let ended = Ended {
+                service,
+                opened: Some(&opened),
+                refusal: None,
+                begun,
+            };
             return account(worker, &ended, &relayed);
         }
         // Opaque bytes have no answer to give; the reason is in log and metric.
-        Err(refusal) => (Relayed { sent: 0, received: 0, end: RelayEnd::Complete }, refusal),
+        Err(refusal) => (
+            Relayed {
+                sent: 0,
+                received: 0,
+                end: RelayEnd::Complete,
+            },
+            refusal,
+        ),
     };
     drop(client);
-    account(worker, &Ended { service, opened: None, refusal: Some(&refusal), begun }, &relayed);
+    account(
+        worker,
+        &Ended {
+            service,
+            opened: None,
+            refusal: Some(&refusal),
+            begun,
+        },
+        &relayed,
+    );
 }
 
 async fn run(client: &mut Io, opened: &mut Opened) -> Relayed {
@@ -167,7 +196,11 @@ async fn run(client: &mut Io, opened: &mut Opened) -> Relayed {
     if !ahead.is_empty()
         && let Err(error) = client.write_all(&ahead).await
     {
-        return Relayed { sent: 0, received: 0, end: RelayEnd::Failed(error) };
+        return Relayed {
+            sent: 0,
+            received: 0,
+            end: RelayEnd::Failed(error),
+        };
     }
     let mut relayed = relay(client, &mut opened.connection.io, IDLE_MAX).await;
     relayed.received += u64::try_from(ahead.len()).unwrap_or(u64::MAX);
@@ -188,7 +221,6 @@ fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
         Some(Peer::Plain) => (None, Security::None),
         None => (None, Security::Unknown),
     };
-    let mut series: Option<Rc<Series>> = None;
     let record = RequestRecord {
         direction: Direction::Outbound,
         carried: Carried::Tcp,
@@ -198,12 +230,10 @@ fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
         destination: Some(&ended.service.destination.name),
         backend: ended.opened.map(|opened| &opened.backend),
         endpoint: endpoint.map(|endpoint| endpoint.address),
-        client: None,
         peer,
         security,
         status: 0,
         grpc_status: None,
-        end: end(&relayed.end),
         reason: ended.refusal.map(|refusal| refusal.reason),
         detail: ended.refusal.map_or("", |refusal| &refusal.detail),
         origin: ended
@@ -214,26 +244,20 @@ fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
         duration: ended.begun.elapsed(),
         request_bytes: relayed.sent,
         response_bytes: relayed.received,
-        trace: &trace::Context::none(),
+        traceparent: "",
     };
-    worker.shared.telemetry.record(&record, &mut series);
-}
-
-fn end(end: &RelayEnd) -> DeliveryEnd {
-    match end {
-        RelayEnd::Complete => DeliveryEnd::Complete,
-        RelayEnd::Idle => DeliveryEnd::Idle,
-        RelayEnd::Failed(error) => {
-            tracing::debug!(%error, "relay broke off");
-            DeliveryEnd::UpstreamReset
-        }
-    }
+    let series = match ended.opened {
+        Some(opened) => Rc::clone(&opened.series),
+        None => worker.series(&SeriesKey::Unrouted(ended.service.destination.name.clone())),
+    };
+    worker.shared.telemetry.record(&record, &series);
 }
 
 /// Inbound: carries a connection to the application.
 pub(crate) async fn deliver(
     worker: &Rc<Worker>,
     mut client: Io,
+    port: Port,
     application: SocketAddr,
     peer: Option<&SpiffeId>,
 ) {
@@ -245,10 +269,16 @@ pub(crate) async fn deliver(
         Err(failure) => {
             let detail = format!("application {application}: {}", failure.detail);
             let refusal = Refusal::new(Reason::ApplicationUnavailable).detail(detail);
-            (Relayed { sent: 0, received: 0, end: RelayEnd::Complete }, Some(refusal))
+            (
+                Relayed {
+                    sent: 0,
+                    received: 0,
+                    end: RelayEnd::Complete,
+                },
+                Some(refusal),
+            )
         }
     };
-    let mut series: Option<Rc<Series>> = None;
     let record = RequestRecord {
         direction: Direction::Inbound,
         carried: Carried::Tcp,
@@ -258,12 +288,14 @@ pub(crate) async fn deliver(
         destination: None,
         backend: None,
         endpoint: Some(application),
-        client: None,
         peer,
-        security: if peer.is_some() { Security::MutualTls } else { Security::None },
+        security: if peer.is_some() {
+            Security::MutualTls
+        } else {
+            Security::None
+        },
         status: 0,
         grpc_status: None,
-        end: end(&relayed.end),
         reason: refusal.as_ref().map(|refusal| refusal.reason),
         detail: refusal.as_ref().map_or("", |refusal| &refusal.detail),
         origin: None,
@@ -271,7 +303,11 @@ pub(crate) async fn deliver(
         duration: begun.elapsed(),
         request_bytes: relayed.sent,
         response_bytes: relayed.received,
-        trace: &trace::Context::none(),
+        traceparent: "",
     };
-    worker.shared.telemetry.record(&record, &mut series);
+    let series = worker.series(&SeriesKey::Inbound {
+        port,
+        peer: peer.cloned(),
+    });
+    worker.shared.telemetry.record(&record, &series);
 }

@@ -16,20 +16,21 @@ use std::{
 use outrigger_model::{
     Authority, Backend, ConnectionLimits, Lifetime, Peer, RequestsPerConnection,
 };
-use outrigger_policy::admission::Admission;
+use outrigger_policy::{RequestView, admission::Admission};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cluster::{BackendLimits, Cluster},
     drain::Drain,
     exchange::Deadline,
+    http2,
     reason::{Reason, Refusal},
     snapshot::{Lookup, Service, SnapshotReader, Target},
-    telemetry::Telemetry,
+    telemetry::{Series, SeriesKey, Telemetry, trace::Context},
     upstream::{Endpoint, Permits, Pool, TlsReader},
 };
 
@@ -56,7 +57,7 @@ pub struct Shared {
     /// The certificate in force.
     pub tls: TlsReader,
     /// Metrics, log, traces.
-    pub telemetry: Arc<Telemetry>,
+    pub telemetry: Telemetry,
     /// Orderly end.
     pub drain: Drain,
     /// Limits that span workers.
@@ -108,10 +109,17 @@ pub struct Worker {
     pub tasks: TaskTracker,
     /// Bound on handshakes at once.
     pub handshakes: Semaphore,
+    /// Seen by engines once a request; a child of the process's, so that workers do not meet at
+    /// its lock.
+    pub engine_drain: CancellationToken,
+    /// Bounds of HTTP/2 connections.
+    pub http2_limits: Rc<http2::Limits>,
     /// Randomness of splits and balancers.
     pub rng: RefCell<fastrand::Rng>,
     clusters: RefCell<HashMap<Backend, Rc<Cluster>, foldhash::fast::FixedState>>,
     applications: RefCell<HashMap<SocketAddr, Rc<Endpoint>, foldhash::fast::FixedState>>,
+    /// Bounded by the page of metrics: what nobody holds is dropped by the sweep.
+    series: RefCell<HashMap<SeriesKey, Rc<Series>, foldhash::fast::FixedState>>,
 }
 
 impl Worker {
@@ -119,12 +127,15 @@ impl Worker {
     #[must_use]
     pub fn new(shared: Shared, seed: u64) -> Rc<Self> {
         Rc::new(Self {
-            shared,
             tasks: TaskTracker::new(),
             handshakes: Semaphore::new(HANDSHAKES_MAX),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
             clusters: RefCell::default(),
             applications: RefCell::default(),
+            series: RefCell::default(),
+            engine_drain: shared.drain.token(),
+            http2_limits: Rc::new(http2::Limits::DEFAULT),
+            shared,
         })
     }
 
@@ -189,10 +200,35 @@ impl Worker {
             cluster.update(target);
             return Rc::clone(cluster);
         }
-        let limits = self.shared.limits.backend(&target.backend, &target.policy.limits);
-        let cluster = Cluster::new(target, limits, Arc::clone(&self.shared.tls));
+        let limits = self
+            .shared
+            .limits
+            .backend(&target.backend, &target.policy.limits);
+        let tls = Arc::clone(&self.shared.tls);
+        let cluster = Cluster::new(target, limits, tls, &self.shared.telemetry);
         clusters.insert(target.backend.clone(), Rc::clone(&cluster));
         cluster
+    }
+
+    /// The trace context of a request that just came in.
+    #[must_use]
+    pub fn begin_trace(&self, request: &impl RequestView) -> Context {
+        let mut rng = self.rng.borrow_mut();
+        self.shared
+            .telemetry
+            .begin_trace(request, &mut || rng.u64(..))
+    }
+
+    /// The metric cells of a key, resolved once.
+    #[must_use]
+    pub fn series(&self, key: &SeriesKey) -> Rc<Series> {
+        let mut series = self.series.borrow_mut();
+        if let Some(known) = series.get(key) {
+            return Rc::clone(known);
+        }
+        let made = self.shared.telemetry.series(key);
+        series.insert(key.clone(), Rc::clone(&made));
+        made
     }
 
     /// The application's own port, as an endpoint.
@@ -221,6 +257,9 @@ impl Worker {
             for endpoint in self.applications.borrow().values() {
                 endpoint.pool().sweep(now);
             }
+            self.series
+                .borrow_mut()
+                .retain(|_, series| Rc::strong_count(series) > 1);
             let named = self.named();
             self.clusters.borrow_mut().retain(|backend, cluster| {
                 cluster.pool().sweep(now);
@@ -235,11 +274,16 @@ impl Worker {
 
     fn named(&self) -> std::collections::HashSet<Backend> {
         let snapshot = self.shared.snapshots.load();
-        let found = snapshot.services.values().filter_map(|lookup| match lookup {
-            Lookup::Found(service) => Some(service),
-            Lookup::Missing => None,
-        });
-        found.flat_map(|service| service.targets.keys().cloned()).collect()
+        let found = snapshot
+            .services
+            .values()
+            .filter_map(|lookup| match lookup {
+                Lookup::Found(service) => Some(service),
+                Lookup::Missing => None,
+            });
+        found
+            .flat_map(|service| service.targets.keys().cloned())
+            .collect()
     }
 }
 

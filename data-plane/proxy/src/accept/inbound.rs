@@ -41,15 +41,24 @@ pub(super) async fn connection(
     let (mtls, protocol) = policy(worker, port);
     if mtls == MtlsMode::Permissive && protocol == Protocol::Tcp {
         // A server-first client on a plain connection would never send a byte to look at.
-        return permissive_tcp(worker, stream, client, application).await;
+        return permissive_tcp(worker, stream, client, port, application).await;
     }
     let mut first = [0_u8; 1];
     let peeking = timeout(FIRST_BYTE_MAX, stream.peek(&mut first));
     match peeking.await {
         Ok(Ok(1)) if first == [TLS_HANDSHAKE] => {
-            secured(worker, stream, client, application).await;
+            secured(worker, stream, client, port, application).await;
         }
-        Ok(Ok(1)) => plain(worker, stream, client, application, mtls, protocol).await,
+        Ok(Ok(1)) => {
+            plain(
+                worker,
+                stream,
+                client,
+                (port, application),
+                (mtls, protocol),
+            )
+            .await
+        }
         // Nothing came: a port probe, or a client that left.
         Ok(_) | Err(_) => {}
     }
@@ -62,24 +71,44 @@ fn policy(worker: &Worker, port: Port) -> (MtlsMode, Protocol) {
         return (MtlsMode::Strict, Protocol::Detect);
     };
     let known = policy.ports.iter().find(|known| known.port == port);
-    known.map_or((policy.default_mtls, Protocol::Detect), |known| (known.mtls, known.protocol))
+    known.map_or((policy.default_mtls, Protocol::Detect), |known| {
+        (known.mtls, known.protocol)
+    })
 }
 
-async fn secured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, app: SocketAddr) {
+async fn secured(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    client: SocketAddr,
+    port: Port,
+    app: SocketAddr,
+) {
     let begun = Instant::now();
     let telemetry = &worker.shared.telemetry;
-    let Some((stream, peer)) = handshake(worker, stream, client).await else {
-        telemetry.handshake(Direction::Inbound, Handshake::Failed, begun.elapsed());
-        return;
-    };
-    telemetry.handshake(Direction::Inbound, Handshake::Ok, begun.elapsed());
-    let alpn = stream.get_ref().1.alpn_protocol().and_then(Alpn::from_bytes);
+    let shaken = handshake(worker, stream, client).await;
+    let result = shaken
+        .as_ref()
+        .map_or_else(|failed| *failed, |_| Handshake::Completed);
+    telemetry.handshake(Direction::Inbound, result, begun.elapsed());
+    let Ok((stream, peer)) = shaken else { return };
+    let alpn = stream
+        .get_ref()
+        .1
+        .alpn_protocol()
+        .and_then(Alpn::from_bytes);
     let io = Io::Server(Box::new(stream));
-    let handler = || Rc::new(Inbound::new(worker, client, app, Admission::Proven(peer.clone())));
+    let handler = || {
+        Rc::new(Inbound::new(
+            worker,
+            port,
+            app,
+            Admission::Proven(peer.clone()),
+        ))
+    };
     match alpn {
-        Some(Alpn::H1) => engine::http1(worker, io, handler()).await,
+        Some(Alpn::H1) => engine::http1(worker, io, Direction::Inbound, handler()).await,
         Some(Alpn::H2) => engine::http2(worker, io, handler()).await,
-        Some(Alpn::Tcp) => tcp_path::deliver(worker, io, app, Some(&peer)).await,
+        Some(Alpn::Tcp) => tcp_path::deliver(worker, io, port, app, Some(&peer)).await,
         // rustls refuses a client that offers only others; one that offers none ends here.
         None => tracing::debug!(%client, "peer named no protocol"),
     }
@@ -89,35 +118,39 @@ async fn handshake(
     worker: &Worker,
     stream: TcpStream,
     client: SocketAddr,
-) -> Option<(TlsStream<TcpStream>, SpiffeId)> {
+) -> Result<(TlsStream<TcpStream>, SpiffeId), Handshake> {
     let Some(context) = worker.shared.tls.load_full() else {
         tracing::warn!(%client, "refused: this sidecar holds no certificate yet");
-        return None;
+        return Err(Handshake::NoCertificate);
     };
     let accepting = async {
         // Waiting for a turn is part of the handshake's deadline: a flood sheds itself.
-        let _turn = worker.handshakes.acquire().await.ok()?;
-        Some(TlsAcceptor::from(context.server()).accept(stream).await)
+        let _turn = worker.handshakes.acquire().await;
+        TlsAcceptor::from(context.server()).accept(stream).await
     };
     let stream = match timeout(HANDSHAKE_MAX, accepting).await {
-        Ok(Some(Ok(stream))) => stream,
-        Ok(Some(Err(error))) => {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
             tracing::info!(%client, %error, "TLS handshake refused");
-            return None;
+            return Err(Handshake::of_error(&error));
         }
-        Ok(None) | Err(_) => {
+        Err(_) => {
             tracing::info!(%client, "TLS handshake did not end in time");
-            return None;
+            return Err(Handshake::TimedOut);
         }
     };
-    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first);
     match leaf.map(identity_of) {
-        Some(Ok(peer)) => Some((stream, peer)),
+        Some(Ok(peer)) => Ok((stream, peer)),
         Some(Err(error)) => {
             tracing::info!(%client, %error, "peer refused");
-            None
+            Err(Handshake::Untrusted)
         }
-        None => None,
+        None => Err(Handshake::Untrusted),
     }
 }
 
@@ -125,9 +158,8 @@ async fn plain(
     worker: &Rc<Worker>,
     mut stream: TcpStream,
     client: SocketAddr,
-    app: SocketAddr,
-    mtls: MtlsMode,
-    protocol: Protocol,
+    (port, app): (Port, SocketAddr),
+    (mtls, protocol): (MtlsMode, Protocol),
 ) {
     let mut ahead = BytesMut::with_capacity(64);
     let detected = loop {
@@ -146,17 +178,20 @@ async fn plain(
         MtlsMode::Strict => Admission::PlainRefused,
     };
     let declared_http = matches!(protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc);
-    let handler = Rc::new(Inbound::new(worker, client, app, admission));
+    let handler = Rc::new(Inbound::new(worker, port, app, admission));
     match detected {
         Detected::Http2 => engine::http2(worker, io, handler).await,
-        Detected::Http1 => engine::http1(worker, io, handler).await,
+        Detected::Http1 => engine::http1(worker, io, Direction::Inbound, handler).await,
         Detected::Opaque | Detected::Tls | Detected::Undecided if declared_http => {
-            engine::http1(worker, io, handler).await;
+            engine::http1(worker, io, Direction::Inbound, handler).await;
         }
         Detected::Opaque | Detected::Tls | Detected::Undecided => match mtls {
-            MtlsMode::Permissive => tcp_path::deliver(worker, io, app, None).await,
+            MtlsMode::Permissive => tcp_path::deliver(worker, io, port, app, None).await,
             MtlsMode::Strict => {
-                worker.shared.telemetry.refused(Direction::Inbound, crate::reason::Reason::PlaintextRefused);
+                worker
+                    .shared
+                    .telemetry
+                    .refused(Direction::Inbound, crate::reason::Reason::PlaintextRefused);
                 tracing::info!(%client, "plain text refused: this port requires mutual TLS");
             }
         },
@@ -168,12 +203,13 @@ async fn permissive_tcp(
     worker: &Rc<Worker>,
     stream: TcpStream,
     client: SocketAddr,
+    port: Port,
     app: SocketAddr,
 ) {
     let mut first = [0_u8; 1];
     // A sidecar sends its ClientHello at once; a plain client of a server-first protocol is silent.
     match timeout(Duration::from_millis(200), stream.peek(&mut first)).await {
-        Ok(Ok(1)) if first == [TLS_HANDSHAKE] => secured(worker, stream, client, app).await,
-        Ok(_) | Err(_) => tcp_path::deliver(worker, Io::Plain(stream), app, None).await,
+        Ok(Ok(1)) if first == [TLS_HANDSHAKE] => secured(worker, stream, client, port, app).await,
+        Ok(_) | Err(_) => tcp_path::deliver(worker, Io::Plain(stream), port, app, None).await,
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     outbound::{Outbound, Scope},
     snapshot::Service,
     tcp_path,
+    telemetry::Direction,
     worker::Worker,
 };
 
@@ -29,7 +30,9 @@ const AHEAD_BYTES_MAX: usize = 24;
 /// Explicit mode: a connection to one service.
 pub(super) async fn destination(worker: &Rc<Worker>, stream: TcpStream, authority: &str) {
     let service = worker.service(authority).await;
-    let protocol = service.as_ref().map_or(Protocol::Detect, |found| found.destination.protocol);
+    let protocol = service
+        .as_ref()
+        .map_or(Protocol::Detect, |found| found.destination.protocol);
     let scope = Scope::Destination(authority.into());
     match (protocol, service) {
         (Protocol::Tcp, Ok(service)) => {
@@ -51,7 +54,9 @@ pub(super) async fn forward_proxy(worker: &Rc<Worker>, stream: TcpStream) {
 async fn http(worker: &Rc<Worker>, mut stream: TcpStream, scope: Scope) {
     let mut ahead = BytesMut::with_capacity(AHEAD_BYTES_MAX);
     let reading = timeout(SILENCE_MAX, decide(worker, &mut stream, &mut ahead));
-    let Ok(Some(detected)) = reading.await else { return };
+    let Ok(Some(detected)) = reading.await else {
+        return;
+    };
     serve(worker, stream, ahead, detected, scope).await;
 }
 
@@ -68,24 +73,28 @@ async fn serve(
         Detected::Http2 => engine::http2(worker, io.replay(ahead.freeze()), handler).await,
         // Not HTTP on a port declared as HTTP: the engine answers 400 with the reason.
         Detected::Http1 | Detected::Opaque | Detected::Tls | Detected::Undecided => {
-            engine::http1(worker, io.replay(ahead.freeze()), handler).await;
+            engine::http1(
+                worker,
+                io.replay(ahead.freeze()),
+                Direction::Outbound,
+                handler,
+            )
+            .await;
         }
     }
 }
 
 /// Reads until the bytes decide; `None` when the client leaves or the drain begins first.
-async fn decide(
-    worker: &Worker,
-    stream: &mut TcpStream,
-    ahead: &mut BytesMut,
-) -> Option<Detected> {
+async fn decide(worker: &Worker, stream: &mut TcpStream, ahead: &mut BytesMut) -> Option<Detected> {
     loop {
         let read = tokio::select! {
             read = stream.read_buf(ahead) => read.ok()?,
             () = worker.shared.drain.begun() => return None,
         };
         match classify(ahead) {
-            Detected::Undecided if read == 0 => return (!ahead.is_empty()).then_some(Detected::Opaque),
+            Detected::Undecided if read == 0 => {
+                return (!ahead.is_empty()).then_some(Detected::Opaque);
+            }
             Detected::Undecided => {}
             decided => return Some(decided),
         }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use outrigger_model::{SpiffeId, TrustBundle};
-use outrigger_proto::identity::v1::{
+use outrigger_proto::wire::identity::{
     IssueCertificateRequest, IssueCertificateResponse,
     certificate_service_client::CertificateServiceClient,
 };
@@ -49,7 +49,7 @@ pub(super) struct Certificates {
     /// Grows with each certificate or root set in force.
     pub(super) renewed: watch::Sender<u64>,
     pub(super) trust: watch::Receiver<Option<Arc<TrustBundle>>>,
-    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) telemetry: Telemetry,
     /// End of the certificate in force, seconds since 1970; 0 before the first.
     pub(super) valid_until: u64,
 }
@@ -117,14 +117,18 @@ impl Certificates {
                     }
                 }
             }
-            let Some(bundle) = self.trust.borrow_and_update().clone() else { continue };
+            let Some(bundle) = self.trust.borrow_and_update().clone() else {
+                continue;
+            };
             if bundle.roots == self.roots {
                 continue;
             }
             self.roots.clone_from(&bundle.roots);
             match self.install(&material) {
                 Ok(()) => tracing::info!(roots = self.roots.len(), "new roots in force"),
-                Err(error) => tracing::error!(%error, "the trust bundle is not usable; the old roots stay"),
+                Err(error) => {
+                    tracing::error!(%error, "the trust bundle is not usable; the old roots stay")
+                }
             }
         }
     }
@@ -143,12 +147,20 @@ impl Certificates {
 
     async fn issue(&mut self) -> Result<Material, IssueError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Request)?;
-        let csr = CertificateParams::default().serialize_request(&key).map_err(IssueError::Request)?;
-        let mut request = Request::new(IssueCertificateRequest { csr_der: csr.der().to_vec().into() });
-        request.metadata_mut().insert("authorization", self.bearer()?);
+        let csr = CertificateParams::default()
+            .serialize_request(&key)
+            .map_err(IssueError::Request)?;
+        let mut request = Request::new(IssueCertificateRequest {
+            csr_der: csr.der().to_vec().into(),
+        });
+        request
+            .metadata_mut()
+            .insert("authorization", self.bearer()?);
         let tls = self.client_config().map_err(IssueError::Unusable)?;
         let calling = async {
-            let channel = link::connect(&self.to, tls).await.map_err(IssueError::Connect)?;
+            let channel = link::connect(&self.to, tls)
+                .await
+                .map_err(IssueError::Connect)?;
             let mut client = CertificateServiceClient::new(channel);
             let answer = client.issue_certificate(request).await;
             answer.map(tonic::Response::into_inner).map_err(|status| {
@@ -158,12 +170,17 @@ impl Certificates {
         let answer = tokio::time::timeout(ISSUE_MAX, calling);
         let answer = answer.await.map_err(|_| IssueError::Timeout)??;
         if !answer.roots_der.is_empty() && self.trust.borrow().is_none() {
-            self.roots = answer.roots_der.iter().map(|root| Arc::from(root.as_ref())).collect();
+            self.roots = answer
+                .roots_der
+                .iter()
+                .map(|root| Arc::from(root.as_ref()))
+                .collect();
         }
         let material = material(&answer, &key);
         self.install(&material).map_err(IssueError::Unusable)?;
         self.valid_until = u64::try_from(answer.not_after).unwrap_or_default();
-        self.telemetry.certificate(self.valid_until);
+        self.telemetry
+            .certificate(UNIX_EPOCH + Duration::from_secs(self.valid_until));
         tracing::info!(identity = %self.identity, renew_in = ?material.renew_in, "certificate in force");
         Ok(material)
     }
@@ -180,8 +197,10 @@ impl Certificates {
     /// The token is read each time: it rotates (DEF-29).
     fn bearer(&self) -> Result<MetadataValue<tonic::metadata::Ascii>, IssueError> {
         let path = &self.token_file;
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| IssueError::Token { path: path.clone(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| IssueError::Token {
+            path: path.clone(),
+            source,
+        })?;
         let token = text.trim();
         if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
             return Err(IssueError::TokenText { path: path.clone() });
@@ -194,7 +213,11 @@ impl Certificates {
 }
 
 fn material(answer: &IssueCertificateResponse, key: &KeyPair) -> Material {
-    let chain = answer.chain_der.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let chain = answer
+        .chain_der
+        .iter()
+        .map(|der| CertificateDer::from(der.to_vec()))
+        .collect();
     let not_after = u64::try_from(answer.not_after).unwrap_or_default();
     let left = Duration::from_secs(not_after.saturating_sub(unix_seconds()));
     // Uniformly between half and two thirds (DEF-27), so that a fleet does not renew at once.
@@ -207,5 +230,8 @@ fn material(answer: &IssueCertificateResponse, key: &KeyPair) -> Material {
 }
 
 fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }

@@ -8,11 +8,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use outrigger_model::{Authority, ResourceKind, TrustBundle, TrustDomain, WorkloadName};
 use outrigger_proto::{
     codec,
-    discovery::v3::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node,
-        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    wire::{
+        discovery::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node,
+            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        },
+        rpc::Status,
     },
-    rpc::Status,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -51,7 +53,7 @@ pub(super) struct Discovery {
     pub(super) demanded: mpsc::Receiver<Authority>,
     pub(super) writer: SnapshotWriter,
     pub(super) trust: watch::Sender<Option<Arc<TrustBundle>>>,
-    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) telemetry: Telemetry,
     pub(super) started: Instant,
 }
 
@@ -133,7 +135,12 @@ impl Discovery {
     }
 
     async fn stream(&mut self, state: &mut State) -> Result<std::convert::Infallible, StreamError> {
-        if self.has_certificate.wait_for(|count| *count > 0).await.is_err() {
+        if self
+            .has_certificate
+            .wait_for(|count| *count > 0)
+            .await
+            .is_err()
+        {
             return Err(StreamError::NoCertificate);
         }
         let mut stream = self.open(state).await?;
@@ -164,17 +171,30 @@ impl Discovery {
     }
 
     async fn open(&self, state: &mut State) -> Result<Stream, StreamError> {
-        let tls = self.tls.load_full().ok_or(StreamError::NoCertificate)?.control();
-        let channel = link::connect(&self.to, tls).await.map_err(StreamError::Connect)?;
+        let tls = self
+            .tls
+            .load_full()
+            .ok_or(StreamError::NoCertificate)?
+            .control();
+        let channel = link::connect(&self.to, tls)
+            .await
+            .map_err(StreamError::Connect)?;
         let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
-        for kind in [ResourceKind::Destination, ResourceKind::RouteTable, ResourceKind::EndpointShard] {
+        for kind in [
+            ResourceKind::Destination,
+            ResourceKind::RouteTable,
+            ResourceKind::EndpointShard,
+        ] {
             let wanted = state.fold.wanted(kind);
             state.subscriptions.update(kind, wanted);
         }
         for kind in ResourceKind::ALL {
             let opening = state.subscriptions.opening(kind);
             let request = DeltaDiscoveryRequest {
-                node: Some(Node { id: self.workload.to_string(), ..Node::default() }),
+                node: Some(Node {
+                    id: self.workload.to_string(),
+                    ..Node::default()
+                }),
                 type_url: kind.type_url().into(),
                 resource_names_subscribe: opening.subscribe,
                 initial_resource_versions: opening.versions.into_iter().collect(),
@@ -187,9 +207,14 @@ impl Discovery {
         let responses = client
             .delta_aggregated_resources(ReceiverStream::new(outgoing))
             .await
-            .map_err(|status| StreamError::Status(format!("{:?}: {}", status.code(), status.message())))?
+            .map_err(|status| {
+                StreamError::Status(format!("{:?}: {}", status.code(), status.message()))
+            })?
             .into_inner();
-        Ok(Stream { requests, responses })
+        Ok(Stream {
+            requests,
+            responses,
+        })
     }
 
     /// Applies a response and acknowledges it, or refuses it whole.
@@ -206,16 +231,28 @@ impl Discovery {
         };
         match take_in(state, response) {
             Ok(()) => {
-                stream.requests.try_send(answer).map_err(|_| StreamError::Stuck)?;
+                stream
+                    .requests
+                    .try_send(answer)
+                    .map_err(|_| StreamError::Stuck)?;
                 self.publish(state);
                 subscribe(state, stream)
             }
             Err(rejected) => {
                 tracing::error!(%rejected, "configuration rejected; the last good one stays");
                 self.telemetry.nack();
-                let error = Status { code: INVALID_ARGUMENT, message: rejected.to_string(), ..Status::default() };
-                let answer = DeltaDiscoveryRequest { error_detail: Some(error), ..answer };
-                stream.requests.try_send(answer).map_err(|_| StreamError::Stuck)
+                let error = Status {
+                    code: INVALID_ARGUMENT,
+                    message: rejected.to_string(),
+                };
+                let answer = DeltaDiscoveryRequest {
+                    error_detail: Some(error),
+                    ..answer
+                };
+                stream
+                    .requests
+                    .try_send(answer)
+                    .map_err(|_| StreamError::Stuck)
             }
         }
     }
@@ -223,6 +260,7 @@ impl Discovery {
     fn publish(&self, state: &mut State) {
         if let Some(snapshot) = state.fold.snapshot() {
             self.telemetry.configuration(snapshot.number);
+            self.telemetry.configure(&snapshot.settings);
             self.writer.publish(snapshot);
         }
         let trust = state.fold.trust();
@@ -237,7 +275,10 @@ impl Discovery {
 
     fn forget(&self, state: &mut State, stream: &Stream) -> Result<(), StreamError> {
         let before = self.started.elapsed().saturating_sub(UNUSED_MAX).as_secs();
-        if state.fold.forget_unused(u32::try_from(before).unwrap_or(u32::MAX)) {
+        if state
+            .fold
+            .forget_unused(u32::try_from(before).unwrap_or(u32::MAX))
+        {
             self.publish(state);
             subscribe(state, stream)?;
         }
@@ -248,7 +289,10 @@ impl Discovery {
 /// Decodes, checks, applies. Nothing changes on an error.
 fn take_in(state: &mut State, response: DeltaDiscoveryResponse) -> Result<(), Rejected> {
     let Some(kind) = ResourceKind::from_type_url(&response.type_url) else {
-        return Err(Rejected { name: response.type_url, reason: "unknown resource type".into() });
+        return Err(Rejected {
+            name: response.type_url,
+            reason: "unknown resource type".into(),
+        });
     };
     let mut held = Vec::with_capacity(response.resources.len());
     let mut received = Vec::with_capacity(response.resources.len());
@@ -259,7 +303,10 @@ fn take_in(state: &mut State, response: DeltaDiscoveryResponse) -> Result<(), Re
             reason: error.to_string(),
         })?;
         held.push((decoded.name().to_string(), resource.version));
-        received.push(Received { resource: decoded, aliases: resource.aliases });
+        received.push(Received {
+            resource: decoded,
+            aliases: resource.aliases,
+        });
     }
     let prepared = prepare(received)?;
     for name in &response.removed_resources {
@@ -275,17 +322,28 @@ fn take_in(state: &mut State, response: DeltaDiscoveryResponse) -> Result<(), Re
 
 /// Tells the server what is wanted now and was not, and the other way round.
 fn subscribe(state: &mut State, stream: &Stream) -> Result<(), StreamError> {
-    for kind in [ResourceKind::Destination, ResourceKind::RouteTable, ResourceKind::EndpointShard] {
+    for kind in [
+        ResourceKind::Destination,
+        ResourceKind::RouteTable,
+        ResourceKind::EndpointShard,
+    ] {
         let wanted = state.fold.wanted(kind);
-        let Some(change) = state.subscriptions.update(kind, wanted) else { continue };
-        state.subscriptions.retain(kind, |name| state.fold.holds(kind, name));
+        let Some(change) = state.subscriptions.update(kind, wanted) else {
+            continue;
+        };
+        state
+            .subscriptions
+            .retain(kind, |name| state.fold.holds(kind, name));
         let request = DeltaDiscoveryRequest {
             type_url: kind.type_url().into(),
             resource_names_subscribe: change.subscribe,
             resource_names_unsubscribe: change.unsubscribe,
             ..DeltaDiscoveryRequest::default()
         };
-        stream.requests.try_send(request).map_err(|_| StreamError::Stuck)?;
+        stream
+            .requests
+            .try_send(request)
+            .map_err(|_| StreamError::Stuck)?;
     }
     Ok(())
 }

@@ -27,16 +27,16 @@ use crate::snapshot::{Lookup, Service, Snapshot, Target};
 
 /// A resource as it came: decoded, with the other names it is known by.
 #[derive(Debug)]
-pub struct Received {
+pub(super) struct Received {
     /// Value.
-    pub resource: Resource,
+    pub(super) resource: Resource,
     /// Names under which it was subscribed, beside its own.
-    pub aliases: Vec<String>,
+    pub(super) aliases: Vec<String>,
 }
 
 /// A response whose every resource can be used.
 #[derive(Debug)]
-pub struct Prepared {
+pub(super) struct Prepared {
     resources: Vec<(Checked, Vec<String>)>,
 }
 
@@ -53,11 +53,11 @@ enum Checked {
 /// A resource that this sidecar cannot use: the response is refused (NACK) with this text.
 #[derive(Debug, thiserror::Error)]
 #[error("{name}: {reason}")]
-pub struct Rejected {
+pub(super) struct Rejected {
     /// Kind and name.
-    pub name: String,
+    pub(super) name: String,
     /// Why.
-    pub reason: String,
+    pub(super) reason: String,
 }
 
 /// A route table with its rules compiled.
@@ -72,7 +72,7 @@ struct Table {
 ///
 /// # Errors
 /// The first resource that cannot be used.
-pub fn prepare(received: Vec<Received>) -> Result<Prepared, Rejected> {
+pub(super) fn prepare(received: Vec<Received>) -> Result<Prepared, Rejected> {
     let check = |received: Received| {
         let checked = match received.resource {
             Resource::Destination(value) => Checked::Destination(Arc::new(value)),
@@ -84,20 +84,30 @@ pub fn prepare(received: Vec<Received>) -> Result<Prepared, Rejected> {
         };
         Ok((checked, received.aliases))
     };
-    let resources = received.into_iter().map(check).collect::<Result<_, Rejected>>()?;
+    let resources = received
+        .into_iter()
+        .map(check)
+        .collect::<Result<_, Rejected>>()?;
     Ok(Prepared { resources })
 }
 
 fn compile(table: RouteTable) -> Result<Table, Rejected> {
-    let rejected = |reason: String| Rejected { name: format!("RouteTable {}", table.name), reason };
+    let rejected = |reason: String| Rejected {
+        name: format!("RouteTable {}", table.name),
+        reason,
+    };
     let http = HttpTable::compile(&table).map_err(|error| rejected(error.to_string()))?;
     let tcp = TcpTable::compile(&table).map_err(|error| rejected(error.to_string()))?;
-    Ok(Table { http: Arc::new(http), tcp: Arc::new(tcp), source: Arc::new(table) })
+    Ok(Table {
+        http: Arc::new(http),
+        tcp: Arc::new(tcp),
+        source: Arc::new(table),
+    })
 }
 
 /// Everything received, and what follows from it.
 #[derive(Debug, Default)]
-pub struct Fold {
+pub(super) struct Fold {
     number: u64,
     settings: Option<Arc<MeshSettings>>,
     inbound: Option<Arc<InboundPolicy>>,
@@ -138,7 +148,7 @@ struct Kept {
 
 impl Fold {
     /// Notes that the application uses `authority`. False when it was known already.
-    pub fn demand(&mut self, authority: &Authority) -> bool {
+    pub(super) fn demand(&mut self, authority: &Authority) -> bool {
         let text = authority.to_string().into_boxed_str();
         if self.demanded.contains_key(&text) {
             return false;
@@ -149,7 +159,7 @@ impl Fold {
 
     /// Forgets what was last used before `before` (seconds since the process's start). Returns
     /// whether anything was forgotten.
-    pub fn forget_unused(&mut self, before: u32) -> bool {
+    pub(super) fn forget_unused(&mut self, before: u32) -> bool {
         let count = self.demanded.len();
         self.demanded.retain(|_, demanded| {
             demanded.service.as_ref().is_none_or(|service| {
@@ -161,28 +171,41 @@ impl Fold {
 
     /// The names that should be subscribed at this moment, by kind.
     #[must_use]
-    pub fn wanted(&self, kind: ResourceKind) -> BTreeSet<String> {
+    pub(super) fn wanted(&self, kind: ResourceKind) -> BTreeSet<String> {
         match kind {
             ResourceKind::Destination => {
-                let backends = self.backends().map(|backend| backend.destination.to_string());
-                self.demanded.keys().map(|text| text.to_string()).chain(backends).collect()
+                let backends = self
+                    .backends()
+                    .map(|backend| backend.destination.to_string());
+                self.demanded
+                    .keys()
+                    .map(|text| text.to_string())
+                    .chain(backends)
+                    .collect()
             }
-            ResourceKind::RouteTable => {
-                self.demanded.keys().map(|text| text.to_string()).collect()
-            }
-            ResourceKind::EndpointShard => {
-                self.backends().flat_map(|backend| self.shard_names(&backend.destination)).collect()
-            }
+            ResourceKind::RouteTable => self.demanded.keys().map(|text| text.to_string()).collect(),
+            ResourceKind::EndpointShard => self
+                .backends()
+                .flat_map(|backend| self.shard_names(&backend.destination))
+                .collect(),
             // These are subscribed once, by the client.
-            ResourceKind::InboundPolicy | ResourceKind::TrustBundle | ResourceKind::MeshSettings => {
-                BTreeSet::new()
-            }
+            ResourceKind::InboundPolicy
+            | ResourceKind::TrustBundle
+            | ResourceKind::MeshSettings => BTreeSet::new(),
         }
     }
 
     fn shard_names(&self, name: &DestinationName) -> Vec<String> {
-        let Some(Some(destination)) = self.destinations.get(name) else { return Vec::new() };
-        let shard = |index| ShardName { destination: name.clone(), index }.to_string();
+        let Some(Some(destination)) = self.destinations.get(name) else {
+            return Vec::new();
+        };
+        let shard = |index| {
+            ShardName {
+                destination: name.clone(),
+                index,
+            }
+            .to_string()
+        };
         (0..destination.shards).map(shard).collect()
     }
 
@@ -193,7 +216,7 @@ impl Fold {
     }
 
     /// Takes in a checked response.
-    pub fn apply(&mut self, prepared: Prepared) {
+    pub(super) fn apply(&mut self, prepared: Prepared) {
         for (checked, aliases) in prepared.resources {
             match checked {
                 Checked::Destination(value) => {
@@ -223,7 +246,7 @@ impl Fold {
     }
 
     /// Takes in a removal: the name may be canonical or as it was subscribed.
-    pub fn remove(&mut self, kind: ResourceKind, name: &str) {
+    pub(super) fn remove(&mut self, kind: ResourceKind, name: &str) {
         match kind {
             ResourceKind::Destination => {
                 if let Some(demanded) = self.demanded.get_mut(name) {
@@ -249,36 +272,40 @@ impl Fold {
                 }
             }
             // The last policy, roots and settings stay in force: fail closed is not fail open.
-            ResourceKind::InboundPolicy | ResourceKind::TrustBundle | ResourceKind::MeshSettings => {}
+            ResourceKind::InboundPolicy
+            | ResourceKind::TrustBundle
+            | ResourceKind::MeshSettings => {}
         }
     }
 
     /// Whether a resource is kept, so that its version may be claimed on a new stream.
     #[must_use]
-    pub fn holds(&self, kind: ResourceKind, name: &str) -> bool {
+    pub(super) fn holds(&self, kind: ResourceKind, name: &str) -> bool {
         match kind {
-            ResourceKind::Destination => {
-                name.parse().is_ok_and(|name: DestinationName| self.destinations.contains_key(&name))
-            }
-            ResourceKind::RouteTable => {
-                name.parse().is_ok_and(|name: DestinationName| self.tables.contains_key(&name))
-            }
-            ResourceKind::EndpointShard => {
-                name.parse().is_ok_and(|name: ShardName| self.shards.contains_key(&name))
-            }
-            ResourceKind::InboundPolicy | ResourceKind::TrustBundle | ResourceKind::MeshSettings => true,
+            ResourceKind::Destination => name
+                .parse()
+                .is_ok_and(|name: DestinationName| self.destinations.contains_key(&name)),
+            ResourceKind::RouteTable => name
+                .parse()
+                .is_ok_and(|name: DestinationName| self.tables.contains_key(&name)),
+            ResourceKind::EndpointShard => name
+                .parse()
+                .is_ok_and(|name: ShardName| self.shards.contains_key(&name)),
+            ResourceKind::InboundPolicy
+            | ResourceKind::TrustBundle
+            | ResourceKind::MeshSettings => true,
         }
     }
 
     /// The roots, once they arrived.
     #[must_use]
-    pub fn trust(&self) -> Option<&Arc<TrustBundle>> {
+    pub(super) fn trust(&self) -> Option<&Arc<TrustBundle>> {
         self.trust.as_ref()
     }
 
     /// Drops what nothing names any more, brings complete tables into force, and builds the next
     /// snapshot; `None` until the mesh settings arrived.
-    pub fn snapshot(&mut self) -> Option<Snapshot> {
+    pub(super) fn snapshot(&mut self) -> Option<Snapshot> {
         let settings = Arc::clone(self.settings.as_ref()?);
         self.collect_garbage();
         self.promote();
@@ -313,10 +340,14 @@ impl Fold {
         self.tables.retain(|name, _| roots.contains(name));
         self.in_force.retain(|name, _| roots.contains(name));
         let backends: BTreeSet<Backend> = self.backends().cloned().collect();
-        let named: BTreeSet<&DestinationName> =
-            backends.iter().map(|backend| &backend.destination).chain(&roots).collect();
+        let named: BTreeSet<&DestinationName> = backends
+            .iter()
+            .map(|backend| &backend.destination)
+            .chain(&roots)
+            .collect();
         self.destinations.retain(|name, _| named.contains(name));
-        self.shards.retain(|name, _| named.contains(&name.destination));
+        self.shards
+            .retain(|name, _| named.contains(&name.destination));
         self.targets.retain(|backend, _| backends.contains(backend));
     }
 
@@ -325,7 +356,12 @@ impl Fold {
         let ready: Vec<Table> = self
             .tables
             .values()
-            .filter(|table| table.source.backends().all(|backend| self.is_complete(backend)))
+            .filter(|table| {
+                table
+                    .source
+                    .backends()
+                    .all(|backend| self.is_complete(backend))
+            })
             .cloned()
             .collect();
         for table in ready {
@@ -343,17 +379,28 @@ impl Fold {
 
     fn shards_of(&self, destination: &Destination) -> Option<Vec<Arc<EndpointShard>>> {
         let shard = |index| {
-            let name = ShardName { destination: destination.name.clone(), index };
+            let name = ShardName {
+                destination: destination.name.clone(),
+                index,
+            };
             self.shards.get(&name).cloned()
         };
         (0..destination.shards).map(shard).collect()
     }
 
     fn refresh_targets(&mut self) {
-        let backends: BTreeSet<Backend> =
-            self.in_force.values().flat_map(|table| table.source.backends()).cloned().collect();
+        let backends: BTreeSet<Backend> = self
+            .in_force
+            .values()
+            .flat_map(|table| table.source.backends())
+            .cloned()
+            .collect();
         for backend in backends {
-            let destination = self.destinations.get(&backend.destination).cloned().flatten();
+            let destination = self
+                .destinations
+                .get(&backend.destination)
+                .cloned()
+                .flatten();
             let shards = match &destination {
                 Some(destination) => match self.shards_of(destination) {
                     Some(shards) => shards,
@@ -363,11 +410,22 @@ impl Fold {
                 },
                 None => Vec::new(),
             };
-            if self.targets.get(&backend).is_some_and(|kept| kept.is(&destination, &shards)) {
+            if self
+                .targets
+                .get(&backend)
+                .is_some_and(|kept| kept.is(&destination, &shards))
+            {
                 continue;
             }
             let target = Arc::new(target(&backend, destination.as_deref(), &shards));
-            self.targets.insert(backend, Kept { target, destination, shards });
+            self.targets.insert(
+                backend,
+                Kept {
+                    target,
+                    destination,
+                    shards,
+                },
+            );
         }
     }
 
@@ -379,8 +437,12 @@ impl Fold {
                 }
                 continue;
             };
-            let Some(Some(destination)) = self.destinations.get(name) else { continue };
-            let Some(table) = self.in_force.get(name) else { continue };
+            let Some(Some(destination)) = self.destinations.get(name) else {
+                continue;
+            };
+            let Some(table) = self.in_force.get(name) else {
+                continue;
+            };
             let targets = table.source.backends().filter_map(|backend| {
                 let kept = self.targets.get(backend)?;
                 Some((backend.clone(), Arc::clone(&kept.target)))
@@ -392,7 +454,11 @@ impl Fold {
                 targets: targets.collect(),
                 used: AtomicU32::new(0),
             };
-            if demanded.service.as_ref().is_some_and(|service| service.is(&next)) {
+            if demanded
+                .service
+                .as_ref()
+                .is_some_and(|service| service.is(&next))
+            {
                 continue;
             }
             if let Some(service) = &demanded.service {
@@ -411,7 +477,11 @@ impl Kept {
             (Some(_), None) | (None, Some(_)) => false,
         };
         same && self.shards.len() == shards.len()
-            && self.shards.iter().zip(shards).all(|(old, new)| Arc::ptr_eq(old, new))
+            && self
+                .shards
+                .iter()
+                .zip(shards)
+                .all(|(old, new)| Arc::ptr_eq(old, new))
     }
 }
 
@@ -421,9 +491,14 @@ fn target(
     destination: Option<&Destination>,
     shards: &[Arc<EndpointShard>],
 ) -> Target {
-    let subset = destination.zip(backend.subset.as_ref()).and_then(|(destination, name)| {
-        destination.subsets.iter().find(|subset| subset.name == *name)
-    });
+    let subset = destination
+        .zip(backend.subset.as_ref())
+        .and_then(|(destination, name)| {
+            destination
+                .subsets
+                .iter()
+                .find(|subset| subset.name == *name)
+        });
     let policy = match (subset, destination) {
         (Some(subset), _) => subset.policy.clone(),
         (None, Some(destination)) => destination.policy.clone(),
@@ -439,6 +514,12 @@ fn target(
         .collect();
     endpoints.sort_by_key(|endpoint| endpoint.address);
     endpoints.dedup_by_key(|endpoint| endpoint.address);
-    Target { backend: backend.clone(), policy, endpoints }
+    Target {
+        backend: backend.clone(),
+        policy,
+        endpoints,
+    }
 }
 
+#[cfg(test)]
+mod tests;

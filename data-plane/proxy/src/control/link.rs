@@ -22,11 +22,11 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the control plane is and who it must be.
 #[derive(Debug, Clone)]
-pub struct ControlPlane {
+pub(super) struct ControlPlane {
     /// Its address.
-    pub address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// The identity it must prove.
-    pub identity: SpiffeId,
+    pub(super) identity: SpiffeId,
 }
 
 /// Connects. The channel does not connect again by itself unseen: its owner sees the stream end
@@ -34,7 +34,7 @@ pub struct ControlPlane {
 ///
 /// # Errors
 /// When the control plane is not reachable, or not who it should be.
-pub async fn connect(
+pub(super) async fn connect(
     to: &ControlPlane,
     tls: Arc<ClientConfig>,
 ) -> Result<Channel, tonic::transport::Error> {
@@ -65,8 +65,15 @@ async fn secure(
         TlsConnector::from(tls).connect(name, stream).await
     };
     let stream = timeout(CONNECT_MAX, connecting).await??;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let proven = leaf.map(identity_of).transpose().map_err(io::Error::other)?;
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first);
+    let proven = leaf
+        .map(identity_of)
+        .transpose()
+        .map_err(io::Error::other)?;
     match proven {
         Some(proven) if proven == *expected => Ok(stream),
         Some(proven) => Err(io::Error::other(format!(

@@ -35,7 +35,11 @@ pub(super) struct Opening {
 
 impl Subscriptions {
     /// Brings the subscriptions of a kind to `wanted`; `None` when they are.
-    pub(super) fn update(&mut self, kind: ResourceKind, wanted: BTreeSet<String>) -> Option<Change> {
+    pub(super) fn update(
+        &mut self,
+        kind: ResourceKind,
+        wanted: BTreeSet<String>,
+    ) -> Option<Change> {
         let kind = self.kinds.entry(kind).or_default();
         let subscribe: Vec<_> = wanted.difference(&kind.subscribed).cloned().collect();
         let unsubscribe: Vec<_> = kind.subscribed.difference(&wanted).cloned().collect();
@@ -47,13 +51,19 @@ impl Subscriptions {
             kind.versions.remove(name);
         }
         kind.subscribed = wanted;
-        Some(Change { subscribe, unsubscribe })
+        Some(Change {
+            subscribe,
+            unsubscribe,
+        })
     }
 
     /// What to say of a kind on a new stream.
     pub(super) fn opening(&self, kind: ResourceKind) -> Opening {
         let Some(kind) = self.kinds.get(&kind) else {
-            return Opening { subscribe: Vec::new(), versions: Vec::new() };
+            return Opening {
+                subscribe: Vec::new(),
+                versions: Vec::new(),
+            };
         };
         Opening {
             subscribe: kind.subscribed.iter().cloned().collect(),
@@ -63,7 +73,11 @@ impl Subscriptions {
 
     /// Notes a version received and accepted.
     pub(super) fn hold(&mut self, kind: ResourceKind, name: String, version: String) {
-        self.kinds.entry(kind).or_default().versions.insert(name, version);
+        self.kinds
+            .entry(kind)
+            .or_default()
+            .versions
+            .insert(name, version);
     }
 
     /// Notes a removal.
@@ -97,7 +111,10 @@ mod tests {
         assert_eq!(subscriptions.update(kind, names(&["a:1", "b:1"])), None);
         subscriptions.hold(kind, "shop/a:1".into(), "v1".into());
         let change = subscriptions.update(kind, names(&["a:1", "c:1"])).unwrap();
-        assert_eq!((change.subscribe, change.unsubscribe), (vec!["c:1".into()], vec!["b:1".into()]));
+        assert_eq!(
+            (change.subscribe, change.unsubscribe),
+            (vec!["c:1".into()], vec!["b:1".into()])
+        );
         let opening = subscriptions.opening(kind);
         assert_eq!(opening.subscribe, ["a:1", "c:1"]);
         assert_eq!(opening.versions, [("shop/a:1".into(), "v1".into())]);

@@ -1,6 +1,6 @@
 //! One outbound request's record: what was decided, how often it was tried, how it ended.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc};
 
 use bytes::Bytes;
 use outrigger_model::{Backend, DestinationName, Origin, Peer};
@@ -22,20 +22,23 @@ use crate::{
         RequestEdit, ResponseEdit, ResponseHead,
     },
     reason::{Reason, Refusal},
-    telemetry::{Carried, Direction, RequestRecord, Security, Series, Telemetry, trace},
+    telemetry::{Carried, Direction, RequestRecord, Security, Series, SeriesKey, trace::Context},
     upstream::Endpoint,
+    worker::Worker,
 };
 
 /// What is known of a request so far.
 pub(super) struct Call {
     begun: Instant,
-    trace: trace::Context,
+    trace: Context,
     pub(super) deadline: PolicyDeadline,
     /// Which bound the present try runs under.
     bound: Bound,
     pub(super) destination: Option<DestinationName>,
     pub(super) backend: Option<Backend>,
     pub(super) origin: Option<Origin>,
+    /// Metric cells of the backend.
+    pub(super) series: Option<Rc<Series>>,
     /// Endpoint of the last try.
     pub(super) endpoint: Option<Rc<Endpoint>>,
     /// Endpoints tried, in order.
@@ -47,7 +50,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(trace: trace::Context) -> Self {
+    pub(super) fn new(trace: Context) -> Self {
         Self {
             begun: Instant::now(),
             trace,
@@ -56,6 +59,7 @@ impl Call {
             destination: None,
             backend: None,
             origin: None,
+            series: None,
             endpoint: None,
             tried: SmallVec::new(),
             retry_place: None,
@@ -67,7 +71,9 @@ impl Call {
     /// The route's timeout, or the caller's `grpc-timeout` if that is shorter.
     pub(super) fn start_deadline(&mut self, rule: &CompiledRule, request: &impl RequestView) {
         let mut grpc_timeout: Option<SmallVec<[u8; 16]>> = None;
-        request.visit_header("grpc-timeout", &mut |value| grpc_timeout = Some(value.into()));
+        request.visit_header("grpc-timeout", &mut |value| {
+            grpc_timeout = Some(value.into())
+        });
         let begun = self.begun.into_std();
         self.deadline = PolicyDeadline::of_request(rule.timeout, grpc_timeout.as_deref(), begun);
     }
@@ -97,7 +103,9 @@ impl Call {
             return Err(AttemptFailure::new(Kind::Connect, "no endpoint"));
         };
         let now = Instant::now();
-        let (until, bound) = self.deadline.of_try(rule.retry.per_try_timeout, now.into_std());
+        let (until, bound) = self
+            .deadline
+            .of_try(rule.retry.per_try_timeout, now.into_std());
         self.bound = bound;
         let deadline = Deadline(match until {
             PolicyDeadline::None => None,
@@ -107,9 +115,9 @@ impl Call {
         let trying = exchange.attempt(&endpoint, &edit, deadline);
         let result = match deadline.0 {
             // The engine keeps the deadline too; this holds where a wait of its own forgets it.
-            Some(at) => timeout_at(at, trying).await.unwrap_or_else(|_| {
-                Err(AttemptFailure::new(Kind::Timeout, "no response in time"))
-            }),
+            Some(at) => timeout_at(at, trying)
+                .await
+                .unwrap_or_else(|_| Err(AttemptFailure::new(Kind::Timeout, "no response in time"))),
             None => trying.await,
         };
         self.retry_place = None;
@@ -118,10 +126,16 @@ impl Call {
     }
 
     fn edit(&self, endpoint: &Endpoint) -> RequestEdit {
-        let mut edit = RequestEdit { remove: &["x-forwarded-client-cert"], ..Default::default() };
-        self.trace.edit(&mut edit);
+        let mut edit = RequestEdit {
+            remove: &["x-forwarded-client-cert"],
+            ..Default::default()
+        };
+        self.trace.apply(&mut edit);
         if self.tried.len() > 1 && matches!(endpoint.peer, Peer::Meshed(_)) {
-            edit.set.push(("x-outrigger-attempt", Bytes::from(self.tried.len().to_string())));
+            edit.set.push((
+                "x-outrigger-attempt",
+                Bytes::from(self.tried.len().to_string()),
+            ));
         }
         edit
     }
@@ -129,13 +143,17 @@ impl Call {
     /// The policy's word for what came of a try.
     pub(super) fn outcome(&self, result: &Result<ResponseHead, AttemptFailure>) -> AttemptOutcome {
         match result {
-            Ok(ResponseHead { grpc_status: Some(code), .. }) => AttemptOutcome::Grpc { code: *code },
-            Ok(ResponseHead { status, grpc_status: None }) => {
-                AttemptOutcome::Response { status: *status }
-            }
+            Ok(ResponseHead {
+                grpc_status: Some(code),
+                ..
+            }) => AttemptOutcome::Grpc { code: *code },
+            Ok(ResponseHead {
+                status,
+                grpc_status: None,
+            }) => AttemptOutcome::Response { status: *status },
             Err(failure) => match failure.kind {
                 Kind::Connect => AttemptOutcome::ConnectFailed,
-                Kind::Handshake | Kind::NoCertificate => AttemptOutcome::HandshakeFailed,
+                Kind::Handshake => AttemptOutcome::HandshakeFailed,
                 Kind::RefusedStream => AttemptOutcome::RefusedStream,
                 Kind::Reset => AttemptOutcome::ResetBeforeHead,
                 Kind::Protocol => AttemptOutcome::InvalidResponse,
@@ -143,10 +161,10 @@ impl Call {
                     Bound::Try => AttemptOutcome::PerTryTimeout,
                     Bound::Request => AttemptOutcome::OverallTimeout,
                 },
-                // Our own bound, not the endpoint's doing: neutral for it, and not retried.
-                Kind::PendingFull | Kind::PendingTimeout | Kind::Downstream(_) => {
-                    AttemptOutcome::DownstreamGone
+                Kind::PendingFull | Kind::PendingTimeout | Kind::NoCertificate => {
+                    AttemptOutcome::HeldBack
                 }
+                Kind::Downstream(_) => AttemptOutcome::DownstreamGone,
             },
         }
     }
@@ -169,8 +187,14 @@ impl Call {
         };
         if why == GiveUp::AttemptsExhausted && self.tried.len() > 1 {
             let tries = self.tried.len();
-            let detail = format!("{tries} tries, the last: {}: {}", reason.slug(), failure.detail);
-            let mut refusal = Refusal::new(Reason::RetriesExhausted).detail(detail).by(rule);
+            let detail = format!(
+                "{tries} tries, the last: {}: {}",
+                reason.slug(),
+                failure.detail
+            );
+            let mut refusal = Refusal::new(Reason::RetriesExhausted)
+                .detail(detail)
+                .by(rule);
             refusal.status = Some(reason.status());
             return refusal;
         }
@@ -204,9 +228,12 @@ impl Call {
         delivery
     }
 
-    async fn deliver<E: Exchange>(&mut self, exchange: &mut E) -> Delivery {
+    async fn deliver<E: Exchange>(&self, exchange: &mut E) -> Delivery {
         let meshed = self.security() == Security::MutualTls;
-        let edit = ResponseEdit { keep_reserved: meshed, ..ResponseEdit::default() };
+        let edit = ResponseEdit {
+            keep_reserved: meshed,
+            ..ResponseEdit::default()
+        };
         let PolicyDeadline::At(at) = self.deadline else {
             return exchange.deliver(&edit).await;
         };
@@ -228,13 +255,7 @@ impl Call {
     }
 
     /// Hands the finished request to telemetry.
-    pub(super) fn account<E: Exchange>(
-        &self,
-        exchange: &E,
-        delivery: &Delivery,
-        telemetry: &Telemetry,
-        series: &RefCell<Option<Rc<Series>>>,
-    ) {
+    pub(super) fn account<E: Exchange>(&self, exchange: &E, delivery: &Delivery, worker: &Worker) {
         let request = exchange.request();
         let refusal = self.refusal.as_ref();
         let late = delivery.end == DeliveryEnd::DeadlinePassed;
@@ -249,24 +270,32 @@ impl Call {
             destination: self.destination.as_ref(),
             backend: self.backend.as_ref(),
             endpoint: endpoint.map(|endpoint| endpoint.address),
-            client: None,
             peer: endpoint.and_then(|endpoint| match &endpoint.peer {
                 Peer::Meshed(identity) => Some(identity),
                 Peer::Plain => None,
             }),
             security: self.security(),
-            status: self.status,
+            status: delivery.status(self.status),
             grpc_status: delivery.grpc_status,
-            end: delivery.end,
             reason: reason.or(late.then_some(Reason::RequestTimeout)),
             detail: refusal.map_or("", |refusal| &refusal.detail),
-            origin: refusal.and_then(|refusal| refusal.origin.as_ref()).or(self.origin.as_ref()),
+            origin: refusal
+                .and_then(|refusal| refusal.origin.as_ref())
+                .or(self.origin.as_ref()),
             attempts: u32::try_from(self.tried.len()).unwrap_or(u32::MAX),
             duration: self.begun.elapsed(),
             request_bytes: delivery.request_bytes,
             response_bytes: delivery.response_bytes,
-            trace: &self.trace,
+            traceparent: self.trace.traceparent(),
         };
-        telemetry.record(&record, &mut series.borrow_mut());
+        let series = match (&self.series, &self.destination) {
+            (Some(series), _) => Rc::clone(series),
+            (None, Some(name)) => worker.series(&SeriesKey::Unrouted(name.clone())),
+            (None, None) => worker.series(&SeriesKey::UnknownService),
+        };
+        worker
+            .shared
+            .telemetry
+            .finish(&record, &series, &self.trace);
     }
 }

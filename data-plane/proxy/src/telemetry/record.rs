@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use outrigger_model::{Backend, DestinationName, Origin, SpiffeId};
 
-use crate::reason::Reason;
+use crate::{exchange::Engine, reason::Reason};
 
 /// Side of the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +85,16 @@ pub struct RequestRecord<'a> {
 }
 
 impl Carried {
+    /// What an HTTP engine carried.
+    #[must_use]
+    pub fn of(engine: Engine, is_grpc: bool) -> Self {
+        match engine {
+            Engine::H1 => Self::Http1,
+            Engine::H2 if is_grpc => Self::Grpc,
+            Engine::H2 => Self::Http2,
+        }
+    }
+
     /// Value of the `protocol` label.
     #[must_use]
     pub fn slug(self) -> &'static str {
