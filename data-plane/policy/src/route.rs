@@ -157,6 +157,18 @@ impl CompiledRule {
     }
 }
 
+impl CompiledRule {
+    /// What a request must fulfil, any one of these; none for a rule that takes every request.
+    /// For people: `path prefix "/api", method exact "GET"`.
+    pub fn conditions(&self) -> impl Iterator<Item = impl std::fmt::Display> {
+        let matches: &[CompiledMatch] = match &self.condition {
+            Condition::Always => &[],
+            Condition::AnyOf(matches) => matches,
+        };
+        matches.iter()
+    }
+}
+
 impl Condition {
     fn holds(&self, request: &impl RequestView) -> bool {
         match self {

@@ -58,6 +58,17 @@ impl<T> Split<T> {
     pub fn items(&self) -> &[T] {
         &self.items
     }
+
+    /// All items that can be picked with their weights, in order.
+    pub fn weighted(&self) -> impl Iterator<Item = (u64, &T)> {
+        let below = std::iter::once(0).chain(self.bounds.iter().copied());
+        let weights = self
+            .bounds
+            .iter()
+            .zip(below)
+            .map(|(bound, below)| bound - below);
+        weights.zip(&self.items)
+    }
 }
 
 #[cfg(test)]
@@ -68,6 +79,12 @@ mod tests {
     fn split(weights: &[u32]) -> Result<Split<usize>, NoWeight> {
         let weighted = weights.iter().map(|&w| Weight::new(w).unwrap());
         Split::new(weighted.zip(0..))
+    }
+
+    #[test]
+    fn weights_can_be_read_back() {
+        let split = split(&[90, 0, 10]).unwrap();
+        assert_eq!(split.weighted().collect::<Vec<_>>(), [(90, &0), (10, &2)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! in the [`snapshot`], which the control thread alone replaces.
 
 pub mod accept;
+pub mod admin;
 pub mod bootstrap;
 pub mod cluster;
 pub mod control;

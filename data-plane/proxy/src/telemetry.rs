@@ -192,7 +192,7 @@ impl Telemetry {
     /// runs this once, inside its runtime; a second call ends at once.
     ///
     /// Cancel safe: no; a dropped export loses what it was about to send.
-    pub async fn export(&self, stop: CancellationToken) {
+    pub async fn export(self, stop: CancellationToken) {
         let export = self
             .0
             .export
@@ -200,7 +200,7 @@ impl Telemetry {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(export) = export {
-            export.run(Arc::clone(&self.0), stop).await;
+            export.run(self.0, stop).await;
         }
     }
 
@@ -306,6 +306,13 @@ impl Telemetry {
     pub fn close(&self, patience: Duration) {
         self.0.log.close(patience);
     }
+}
+
+/// RFC 3339 in UTC with milliseconds, as in log lines.
+pub(crate) fn timestamp(time: SystemTime) -> String {
+    let mut text = String::new();
+    access::timestamp(&mut text, time);
+    text
 }
 
 const OFF: u8 = 0;

@@ -66,6 +66,8 @@ pub struct TlsContext {
     client_h2: Arc<ClientConfig>,
     client_tcp: Arc<ClientConfig>,
     control: Arc<ClientConfig>,
+    key: Arc<FixedKey>,
+    roots: Vec<Arc<[u8]>>,
     /// The leaf in force, DER, for the admin endpoint.
     pub leaf: CertificateDer<'static>,
 }
@@ -112,12 +114,26 @@ impl TlsContext {
         Ok(Self {
             identity,
             leaf,
+            roots: roots.to_vec(),
             control: client_config(&provider, &verifier, resolver(), CONTROL_ALPN)?,
             server: server_config(&provider, &verifier, &key)?,
             client_h1: client(Alpn::H1)?,
             client_h2: client(Alpn::H2)?,
             client_tcp: client(Alpn::Tcp)?,
+            key,
         })
+    }
+
+    /// The chain in force, leaf first, DER: what every peer is shown.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.0.cert
+    }
+
+    /// Roots that peers are verified against, DER.
+    #[must_use]
+    pub fn roots(&self) -> &[Arc<[u8]>] {
+        &self.roots
     }
 
     /// For connections from other sidecars.

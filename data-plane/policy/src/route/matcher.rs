@@ -1,5 +1,7 @@
 //! One match of a rule: path, method and headers, each compiled.
 
+use std::fmt;
+
 use outrigger_model::{
     HeaderMatch, HeaderTest, HttpMatch, MethodMatch, Origin, PathMatch, TextMatch,
 };
@@ -70,6 +72,45 @@ impl CompiledMatch {
         self.path.holds(request.path().as_bytes())
             && self.method.holds(request.method().as_bytes())
             && self.headers.iter().all(|header| header.holds(request))
+    }
+}
+
+impl fmt::Display for CompiledMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = [("path", &self.path), ("method", &self.method)];
+        let headers = self
+            .headers
+            .iter()
+            .map(|header| (&*header.name, &header.test));
+        let mut separator = "";
+        for (index, (name, test)) in own.into_iter().chain(headers).enumerate() {
+            let header = if index < own.len() { "" } else { "header " };
+            match test {
+                Test::Any if header.is_empty() => continue,
+                Test::Any => write!(f, "{separator}{header}{name} present")?,
+                Test::Exact(text) => write!(f, "{separator}{header}{name} exact {}", Text(text))?,
+                Test::Prefix(text) => write!(f, "{separator}{header}{name} prefix {}", Text(text))?,
+                Test::Regex(regex) => {
+                    let whole = regex.as_str();
+                    let inner = whole
+                        .strip_prefix(r"\A(?:")
+                        .and_then(|t| t.strip_suffix(r")\z"));
+                    let pattern = inner.unwrap_or(whole);
+                    write!(f, "{separator}{header}{name} regex {pattern:?}")?;
+                }
+            }
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// A text of the configuration, quoted.
+struct Text<'a>(&'a [u8]);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(self.0))
     }
 }
 

@@ -120,6 +120,13 @@ impl LogControl {
     }
 }
 
+/// A log that no process writes to, and what keeps it alive.
+#[cfg(test)]
+pub(crate) fn unattached(level: &str) -> (LogControl, reload::Layer<EnvFilter, Registry>) {
+    let (layer, handle) = reload::Layer::new(EnvFilter::new(level));
+    (LogControl(handle), layer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -282,7 +282,7 @@ async fn a_receiver_that_is_away_costs_spans_only() {
     assert_eq!(counted(&telemetry, "dropped"), 7.0, "the queue has a bound");
     let stop = CancellationToken::new();
     stop.cancel();
-    let mut export = pin!(telemetry.export(stop));
+    let mut export = pin!(telemetry.clone().export(stop));
     timeout(Duration::from_secs(20), &mut export).await.unwrap();
     assert_eq!(counted(&telemetry, "exported"), 0.0);
     assert_eq!(
