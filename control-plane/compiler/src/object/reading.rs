@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use outrigger_model::{Hostname, Namespace};
 
-use super::{Kind, ObjectKey};
-use crate::{Code, Diagnostic, Node, Provenance, Severity, Source, document::Value};
+use super::{Kind, Object, ObjectKey, Spec, endpoint, endpoint_slice, service, service_entry};
+use crate::{
+    Code, Diagnostic, Node, Provenance, Severity, Source, document::Value, istio, istio::Reader,
+    schema,
+};
 
 /// What was found in a document.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -60,15 +63,6 @@ impl NotUsed {
     }
 }
 
-/// One object: typed, with its field paths and what was wrong with it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Object {
-    key: ObjectKey,
-    metadata: Metadata,
-    provenance: Provenance,
-    diagnostics: Vec<Diagnostic>,
-}
-
 /// The parts of `metadata` that matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
@@ -78,33 +72,6 @@ pub struct Metadata {
     pub annotations: BTreeMap<Arc<str>, Arc<str>>,
     /// `creationTimestamp`; objects from files have none.
     pub created: Option<Timestamp>,
-}
-
-impl Object {
-    /// Kind, namespace and name.
-    #[must_use]
-    pub fn key(&self) -> &ObjectKey {
-        &self.key
-    }
-
-    /// Labels, annotations, age.
-    #[must_use]
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    /// Where it comes from.
-    #[must_use]
-    pub fn provenance(&self) -> &Provenance {
-        &self.provenance
-    }
-
-    /// What is wrong with it, seen alone. What other objects have to do with it is in
-    /// the compiler's diagnostics, which contain these too.
-    #[must_use]
-    pub fn diagnostics(&self) -> &[Diagnostic] {
-        &self.diagnostics
-    }
 }
 
 /// Reads a document: one object, or a `List` of them. An empty document holds nothing.
@@ -190,24 +157,64 @@ fn read_one(
         return Ok(());
     };
     let key = read_key(node, kind)?;
-    reading.objects.push(Object {
-        metadata: read_metadata(node),
-        key,
-        provenance: provenance.clone(),
-        diagnostics: Vec::new(),
-    });
+    reading.objects.push(object(node, key, provenance));
     Ok(())
+}
+
+fn object(node: &Node, key: ObjectKey, provenance: &Provenance) -> Object {
+    let key = Arc::new(key);
+    let mut reader = Reader {
+        checked: schema::check(node, schema::of(key.kind)),
+    };
+    let empty = Node::map(node.position, []);
+    let spec = match key.kind {
+        Kind::Namespace | Kind::ServiceAccount => Spec::None,
+        Kind::Service => Spec::Service(service::read(&mut reader, node)),
+        Kind::EndpointSlice => Spec::EndpointSlice(endpoint_slice::read(&mut reader, node)),
+        Kind::WorkloadEntry => {
+            let spec = node.get("spec").unwrap_or(&empty);
+            Spec::WorkloadEntry(endpoint::read(&mut reader, spec, "spec"))
+        }
+        Kind::ServiceEntry => Spec::ServiceEntry(service_entry::read(&mut reader, node)),
+        Kind::VirtualService => Spec::Routes(istio::read_routes(&mut reader, node)),
+        Kind::DestinationRule => {
+            istio::read_policy(&mut reader, node).map_or(Spec::None, Spec::Policy)
+        }
+    };
+    let Reader { mut checked } = reader;
+    checked.mark_invalid();
+    let diagnostics = checked.findings.into_iter().map(|finding| Diagnostic {
+        severity: finding.severity,
+        code: finding.code,
+        object: Some(ObjectKey::clone(&key)),
+        path: finding.path,
+        position: position_in(provenance, finding.position),
+        message: finding.message,
+    });
+    Object {
+        diagnostics: diagnostics.collect(),
+        metadata: read_metadata(node),
+        provenance: provenance.clone(),
+        fields: checked.fields,
+        spec,
+        key,
+    }
 }
 
 fn read_key(node: &Node, kind: Kind) -> Result<ObjectKey, (&'static str, String)> {
     let metadata = node.get("metadata");
     let field = |name: &str| metadata.and_then(|metadata| metadata.get(name));
     let invalid = |error: outrigger_model::InvalidValue| ("metadata", error.to_string());
-    let Some(written) = field("name").and_then(Node::text) else {
-        return Err((
-            "metadata",
-            format!("{kind} has no metadata.name: every object needs a name"),
-        ));
+    let written = match field("name") {
+        Some(node) => node.text().ok_or_else(|| {
+            let found = node.describe();
+            let message = format!("metadata.name of a {kind} is {found}: put the name in quotes");
+            ("metadata", message)
+        })?,
+        None => {
+            let message = format!("{kind} has no metadata.name: every object needs a name");
+            return Err(("metadata", message));
+        }
     };
     let name = Hostname::parse(written).map_err(invalid)?;
     if name.as_str() != written {

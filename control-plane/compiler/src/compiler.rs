@@ -1,0 +1,383 @@
+//! The compiler itself: takes changes of objects, keeps what they compile to.
+//!
+//! Incremental: a change recompiles the services and workloads that depend on what changed, and
+//! what comes out the same is not reported. The result is always that of a compile from scratch
+//! (a property test holds it to that): everything kept here is a function of the present objects.
+//!
+//! Who depends on what: a service on its own objects, the workloads its selector picks, its slices,
+//! routes and policies for its host, and on the ports and subsets of the hosts that its routes
+//! name; a workload on the services that pick it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use outrigger_model::{Hostname, Resource, ResourceName};
+
+use crate::{
+    Code, Diagnostic, Object, ObjectKey, Options, Severity,
+    aliases::{Aliases, ServiceName},
+    compiled::{Resources, Variants, Workload},
+    index::{Index, slice_service},
+    ir::Host,
+    ledger::{self, FieldState, LedgerEntry, Notes},
+    merge::targets::UNKNOWN_HOST,
+    object::Spec,
+    schema::nearest,
+    service, workload,
+};
+
+/// A change of the stored objects.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// The object is there, new or changed.
+    Upsert(Arc<Object>),
+    /// The object is gone.
+    Delete(ObjectKey),
+}
+
+/// What a batch of changes changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Update {
+    /// Resources that are new or different, for clients of at least one namespace.
+    pub changed: BTreeSet<ResourceName>,
+    /// Resources that are gone.
+    pub removed: BTreeSet<ResourceName>,
+    /// Whether any host name, virtual address or port of a service came, went or moved: what
+    /// [`Aliases::resolve`] answered may not hold any more.
+    pub aliases: bool,
+    /// Whether a workload came, went or changed.
+    pub workloads: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Compiler {
+    index: Index,
+    services: HashMap<ServiceName, service::Compiled>,
+    workloads: BTreeMap<Arc<ObjectKey>, workload::Compiled>,
+    resources: Resources,
+    /// Services whose routes name a host.
+    referrers: HashMap<Hostname, BTreeSet<ServiceName>>,
+}
+
+/// What has to be compiled again.
+#[derive(Debug, Default)]
+struct Dirty {
+    services: BTreeSet<ServiceName>,
+    workloads: BTreeSet<Arc<ObjectKey>>,
+    /// Services whose objects changed: their host names may have, too.
+    definitions: BTreeSet<ServiceName>,
+    /// Hosts whose ports or subsets may have changed.
+    hosts: BTreeSet<Hostname>,
+}
+
+impl Compiler {
+    /// A compiler without objects. Its one resource is the mesh's settings.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let settings = Resource::MeshSettings(options.settings.clone());
+        Self {
+            resources: [(ResourceName::MeshSettings, Variants::new(settings))].into(),
+            index: Index::new(options),
+            services: HashMap::new(),
+            workloads: BTreeMap::new(),
+            referrers: HashMap::new(),
+        }
+    }
+
+    /// Takes a batch of changes; of several for one object, the last counts.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Update {
+        let mut dirty = Dirty::default();
+        for change in changes {
+            let key = match &change {
+                Change::Upsert(object) => object.key(),
+                Change::Delete(key) => key,
+            };
+            if let (Change::Upsert(object), Some(present)) = (&change, self.index.get(key))
+                && **object == **present
+            {
+                continue;
+            }
+            if let Some(before) = self.index.remove(key) {
+                self.touch(&before, &mut dirty);
+            }
+            if let Change::Upsert(object) = change {
+                self.index.insert(Arc::clone(&object));
+                self.touch(&object, &mut dirty);
+            }
+        }
+        self.compile(dirty)
+    }
+
+    /// Marks what depends on an object, besides host names. The object is in the index or was
+    /// just taken out of it.
+    fn touch(&self, object: &Arc<Object>, dirty: &mut Dirty) {
+        let Some(namespace) = object.namespace() else {
+            return;
+        };
+        match object.spec() {
+            Spec::None => {}
+            Spec::Service(_) | Spec::ServiceEntry(_) => {
+                let names = self.index.defined_by(object);
+                // Those that another object of the same name picks as well: a Service takes the
+                // place of ServiceEntries, and gives it back.
+                let others = names.iter().flat_map(|name| self.index.all_claims(name));
+                let services = others.map(|claim| claim.service).chain(object.service());
+                for service in services {
+                    let picked = self.index.selected(namespace, &service.selector);
+                    let keys = picked.map(|(object, _)| Arc::clone(object.shared_key()));
+                    dirty.workloads.extend(keys);
+                }
+                dirty.definitions.extend(names);
+            }
+            Spec::EndpointSlice(slice) => {
+                dirty.services.extend(slice_service(namespace, slice));
+            }
+            Spec::WorkloadEntry(entry) => {
+                dirty.workloads.insert(Arc::clone(object.shared_key()));
+                dirty
+                    .services
+                    .extend(self.index.selecting(namespace, entry));
+            }
+            Spec::Routes(routes) => {
+                for host in self.index.route_hosts(object, routes) {
+                    dirty.services.extend(self.index.matching(&host));
+                }
+            }
+            Spec::Policy(policy) => {
+                let host = self.index.policy_host(object, policy);
+                dirty.services.extend(self.index.matching(&host));
+                let referred = self.referrers.keys();
+                let named = referred.filter(|named| covers(&host, named));
+                dirty.hosts.extend(named.cloned());
+            }
+        }
+    }
+
+    fn compile(&mut self, mut dirty: Dirty) -> Update {
+        let mut update = Update::default();
+        let before = (!dirty.definitions.is_empty()).then(|| self.definitions(&dirty));
+        for name in &dirty.definitions {
+            dirty
+                .hosts
+                .extend(self.index.aliases.hosts_of(name).iter().cloned());
+            self.index.refresh_aliases(name);
+            dirty
+                .hosts
+                .extend(self.index.aliases.hosts_of(name).iter().cloned());
+        }
+        update.aliases = before.is_some_and(|before| before != self.definitions(&dirty));
+        dirty.services.extend(dirty.definitions.iter().cloned());
+        for host in &dirty.hosts {
+            let referrers = self.referrers.get(host);
+            dirty
+                .services
+                .extend(referrers.into_iter().flatten().cloned());
+        }
+        for name in &dirty.services {
+            let after = service::compile(&self.index, name);
+            self.replace_service(name, after, &mut update);
+        }
+        for key in dirty.workloads {
+            self.replace_workload(&key, &mut update);
+        }
+        update
+            .changed
+            .retain(|name| self.resources.contains_key(name));
+        update
+    }
+
+    fn definitions(&self, dirty: &Dirty) -> Vec<Option<crate::aliases::Entry>> {
+        let names = dirty.definitions.iter();
+        names
+            .map(|name| self.index.aliases.entry(name).cloned())
+            .collect()
+    }
+
+    fn replace_service(
+        &mut self,
+        name: &ServiceName,
+        after: service::Compiled,
+        update: &mut Update,
+    ) {
+        let before = self.services.remove(name).unwrap_or_default();
+        for host in before.references.difference(&after.references) {
+            if let Some(referrers) = self.referrers.get_mut(host) {
+                referrers.remove(name);
+                if referrers.is_empty() {
+                    self.referrers.remove(host);
+                }
+            }
+        }
+        for host in after.references.difference(&before.references) {
+            let referrers = self.referrers.entry(host.clone()).or_default();
+            referrers.insert(name.clone());
+        }
+        for gone in before.resources.keys() {
+            if !after.resources.contains_key(gone) {
+                self.resources.remove(gone);
+                update.removed.insert(gone.clone());
+            }
+        }
+        for (name, variants) in &after.resources {
+            if before.resources.get(name) != Some(variants) {
+                self.resources.insert(name.clone(), variants.clone());
+                update.changed.insert(name.clone());
+            }
+        }
+        let is_empty = after == service::Compiled::default();
+        if !is_empty {
+            self.services.insert(name.clone(), after);
+        }
+    }
+
+    fn replace_workload(&mut self, key: &Arc<ObjectKey>, update: &mut Update) {
+        let object = self.index.get(key);
+        let after = object.and_then(|object| workload::compile(&self.index, object));
+        let before = self.workloads.remove(key);
+        if before == after {
+            self.workloads
+                .extend(after.map(|after| (Arc::clone(key), after)));
+            return;
+        }
+        update.workloads = true;
+        match (before, after) {
+            (before, Some(after)) => {
+                if before.is_none_or(|before| before.policy != after.policy) {
+                    self.resources
+                        .insert(after.name.clone(), after.policy.clone());
+                    update.changed.insert(after.name.clone());
+                }
+                self.workloads.insert(Arc::clone(key), after);
+            }
+            (Some(before), None) => {
+                self.resources.remove(&before.name);
+                update.removed.insert(before.name);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Every resource.
+    #[must_use]
+    pub fn resources(&self) -> &Resources {
+        &self.resources
+    }
+
+    /// Host names and virtual addresses.
+    #[must_use]
+    pub fn aliases(&self) -> &Aliases {
+        &self.index.aliases
+    }
+
+    /// Every workload, by namespace and name.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values().map(|compiled| &compiled.workload)
+    }
+
+    /// The objects that are compiled, in no order.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.index.objects()
+    }
+
+    /// Everything there is to say about the objects, errors first. Walks all of them: for when
+    /// something changed, not for each request.
+    #[must_use]
+    pub fn diagnostics(&self) -> BTreeSet<Diagnostic> {
+        let mut all = BTreeSet::new();
+        for object in self.index.objects() {
+            all.extend(object.diagnostics().iter().cloned());
+            self.unmatched(object, &mut all);
+        }
+        let compiled = self.services.values();
+        for diagnostic in compiled.flat_map(|service| &service.diagnostics) {
+            all.insert(self.with_hint(diagnostic.clone()));
+        }
+        all
+    }
+
+    /// Says of routes and policies whose host no service has that they are for nothing.
+    fn unmatched(&self, object: &Object, all: &mut BTreeSet<Diagnostic>) {
+        let hosts = match object.spec() {
+            Spec::Routes(routes) => routes.hosts.iter().collect(),
+            Spec::Policy(policy) => vec![&policy.host],
+            Spec::None
+            | Spec::Service(_)
+            | Spec::EndpointSlice(_)
+            | Spec::WorkloadEntry(_)
+            | Spec::ServiceEntry(_) => return,
+        };
+        for host in hosts {
+            let full = self.index.complete(object, &host.value);
+            if self.index.matching(&full).is_empty() {
+                let text = match &full {
+                    Host::Short(host) | Host::Full(host) => host.to_string(),
+                    Host::Suffix(suffix) => format!("*{suffix}"),
+                    Host::Any => "*".to_owned(),
+                };
+                let message = format!("{UNKNOWN_HOST}{text}");
+                let (severity, code) = (Severity::Warning, Code::UnknownHost);
+                let diagnostic = object.diagnose(severity, code, &host.path, message);
+                all.insert(self.with_hint(diagnostic));
+            }
+        }
+    }
+
+    fn with_hint(&self, mut diagnostic: Diagnostic) -> Diagnostic {
+        if diagnostic.code == Code::UnknownHost
+            && let Some(host) = diagnostic.message.strip_prefix(UNKNOWN_HOST)
+        {
+            let mut known: Vec<_> = self.index.aliases.hosts().map(Hostname::as_str).collect();
+            known.sort_unstable();
+            if let Some(near) = nearest(host, known) {
+                diagnostic.message = format!("{}: did you mean {near}?", diagnostic.message);
+            }
+        }
+        diagnostic
+    }
+
+    /// What became of every field of every object.
+    #[must_use]
+    pub fn ledger(&self) -> BTreeMap<ObjectKey, Vec<LedgerEntry>> {
+        let mut notes = Notes::new();
+        for service in self.services.values() {
+            for (key, paths) in service.effects.iter() {
+                notes.entry(key).or_default().push(paths);
+            }
+        }
+        let objects = self.index.objects();
+        objects
+            .map(|object| {
+                let entries = ledger::of_object(object, &notes, &unused(object));
+                (object.key().clone(), entries)
+            })
+            .collect()
+    }
+}
+
+/// What holds for a field of which no service made anything.
+fn unused(object: &Object) -> FieldState {
+    let unreachable = |reason: &str| FieldState::Unreachable {
+        reason: reason.into(),
+    };
+    match object.spec() {
+        Spec::Routes(routes) if routes.scope == crate::ir::Scope::Gateways => {
+            unreachable("it is for gateways only")
+        }
+        Spec::Routes(_) | Spec::Policy(_) => unreachable("no service has its host"),
+        Spec::ServiceEntry(_) => unreachable("it defines no host that can be used"),
+        Spec::EndpointSlice(_) => unreachable("its service does not exist"),
+        Spec::None | Spec::Service(_) | Spec::WorkloadEntry(_) => FieldState::Active,
+    }
+}
+
+fn covers(host: &Host, name: &Hostname) -> bool {
+    match host {
+        Host::Short(_) => false,
+        Host::Full(full) => full == name,
+        Host::Suffix(suffix) => name.as_str().ends_with(suffix.as_ref()),
+        Host::Any => true,
+    }
+}

@@ -1,0 +1,171 @@
+//! The endpoints of a service port: from the workloads its selector picks, from EndpointSlices,
+//! from a ServiceEntry's own list.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::{IpAddr, SocketAddr},
+};
+
+use outrigger_model::{
+    Endpoint, EndpointState, Locality, Namespace, Peer, Port, SubsetName, Weight,
+};
+
+use crate::{
+    Code, Diagnostic, Object, Severity,
+    aliases::ServiceName,
+    index::{Claim, Index, carries},
+    ir::Labels,
+    object::{ServicePort, Spec, TargetPort, WorkloadAddress},
+    options::Membership,
+};
+
+/// An endpoint before its subsets are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    weight: Weight,
+    locality: Locality,
+    peer: Peer,
+    state: EndpointState,
+    labels: Labels,
+}
+
+/// The endpoints of one service port, by address.
+pub(crate) type Candidates = BTreeMap<SocketAddr, Candidate>;
+
+/// Finds the endpoints of a port. Of two with one address, a workload goes before a slice.
+pub(crate) fn of_port(
+    index: &Index,
+    name: &ServiceName,
+    claim: &Claim<'_>,
+    port: &ServicePort,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Candidates {
+    let mut found = Candidates::new();
+    for (object, workload) in index.selected(&name.namespace, &claim.service.selector) {
+        let at = resolve(object, "spec", workload, port, diagnostics);
+        if let Some(at) = at {
+            let candidate = candidate(index, &name.namespace, workload);
+            enter(&mut found, at, candidate);
+        }
+    }
+    if let Spec::ServiceEntry(entry) = claim.object.spec() {
+        for endpoint in &entry.endpoints {
+            let (path, workload) = (&endpoint.path, &endpoint.value);
+            if let Some(at) = resolve(claim.object, path, workload, port, diagnostics) {
+                let candidate = candidate(index, &name.namespace, workload);
+                enter(&mut found, at, candidate);
+            }
+        }
+        return found;
+    }
+    for object in index.slices(name) {
+        let Spec::EndpointSlice(slice) = object.spec() else {
+            continue;
+        };
+        let Some(number) = slice.ports.get(&port.name) else {
+            continue;
+        };
+        for endpoint in &slice.endpoints {
+            let candidate = Candidate {
+                weight: Weight::ONE,
+                locality: endpoint.locality.clone(),
+                peer: Peer::Plain,
+                state: endpoint.state,
+                labels: Labels::new(),
+            };
+            enter(
+                &mut found,
+                SocketAddr::new(endpoint.address, number.get()),
+                candidate,
+            );
+        }
+    }
+    found
+}
+
+fn enter(found: &mut Candidates, at: SocketAddr, candidate: Candidate) {
+    if let Entry::Vacant(entry) = found.entry(at) {
+        entry.insert(candidate);
+    }
+}
+
+fn candidate(index: &Index, namespace: &Namespace, workload: &WorkloadAddress) -> Candidate {
+    let is_meshed = match index.options.membership {
+        Membership::Labelled => workload.tls_mode() == Some(true),
+        Membership::All => workload.tls_mode() != Some(false),
+    };
+    let peer = if is_meshed {
+        Peer::Meshed(workload.identity(&index.options.settings.trust_domain, namespace))
+    } else {
+        Peer::Plain
+    };
+    Candidate {
+        weight: workload.weight,
+        locality: workload.locality.clone(),
+        peer,
+        state: EndpointState::Ready,
+        labels: workload.labels.clone(),
+    }
+}
+
+/// Where a workload takes a service port's traffic, with a diagnostic if nowhere.
+fn resolve(
+    object: &Object,
+    path: &str,
+    workload: &WorkloadAddress,
+    port: &ServicePort,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<SocketAddr> {
+    let address: Option<IpAddr> = workload.address;
+    let Some(address) = address else {
+        let message = "the endpoint has no IP address and is left out: write address".to_owned();
+        diagnostics.push(object.diagnose(Severity::Warning, Code::Endpoint, path, message));
+        return None;
+    };
+    if let Some(number) = target(workload, port) {
+        return Some(SocketAddr::new(address, number.get()));
+    }
+    let message = format!(
+        "the endpoint has no port named {}, which service port {} leads to: it is left out",
+        match &port.target {
+            TargetPort::Name(name) => name,
+            TargetPort::Same | TargetPort::Number(_) => &port.name,
+        },
+        port.port
+    );
+    diagnostics.push(object.diagnose(Severity::Warning, Code::Endpoint, path, message));
+    None
+}
+
+/// Istio, WorkloadEntry `ports`: the service port's name in the map, else the target port by name
+/// or number, else the same number.
+pub(crate) fn target(workload: &WorkloadAddress, port: &ServicePort) -> Option<Port> {
+    if let Some(number) = workload.ports.get(&port.name) {
+        return Some(*number);
+    }
+    match &port.target {
+        TargetPort::Name(name) => workload.ports.get(name).copied(),
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Same => Some(port.port),
+    }
+}
+
+/// The endpoint with the subsets that hold it, by their labels.
+pub(crate) fn complete(
+    at: SocketAddr,
+    candidate: &Candidate,
+    subsets: &[(SubsetName, &Labels)],
+) -> Endpoint {
+    Endpoint {
+        address: at,
+        weight: candidate.weight,
+        locality: candidate.locality.clone(),
+        peer: candidate.peer.clone(),
+        state: candidate.state,
+        subsets: subsets
+            .iter()
+            .filter(|(_, labels)| carries(&candidate.labels, labels))
+            .map(|(name, _)| name.clone())
+            .collect(),
+    }
+}

@@ -1,0 +1,122 @@
+//! The table against Istio's own CRDs: a field that they gain, lose or change shows here.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use serde_json::Value;
+
+use super::{Shape, Support, istio};
+
+/// The CRDs, if they are there: `$OUTRIGGER_SHARED` or `shared` beside the workspace.
+fn crds() -> Option<Vec<Value>> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "where the CRDs are, and whether it is CI"
+    )]
+    let (folder, is_ci) = (
+        std::env::var("OUTRIGGER_SHARED").ok(),
+        std::env::var("CI").is_ok(),
+    );
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let folder = folder.map_or(beside, PathBuf::from);
+    let file = folder.join("crds/istio-crds-1.31.1.yaml");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one test of this crate that reads a file"
+    )]
+    let text = std::fs::read_to_string(&file);
+    match text {
+        Ok(text) => {
+            let options = serde_saphyr::options! { budget: None };
+            Some(serde_saphyr::from_multiple_with_options(&text, options).unwrap())
+        }
+        Err(error) if is_ci => panic!("{}: {error}: CI has it", file.display()),
+        Err(_) => None,
+    }
+}
+
+#[test]
+fn every_field_of_the_crds_is_in_the_table() {
+    let Some(crds) = crds() else { return };
+    let kinds = [
+        ("VirtualService", &istio::VIRTUAL_SERVICE),
+        ("DestinationRule", &istio::DESTINATION_RULE),
+        ("ServiceEntry", &istio::SERVICE_ENTRY),
+        ("WorkloadEntry", &istio::WORKLOAD_ENTRY),
+    ];
+    let mut versions = 0;
+    for (kind, shape) in kinds {
+        let crd = crds
+            .iter()
+            .find(|crd| crd["spec"]["names"]["kind"] == kind)
+            .unwrap();
+        for version in crd["spec"]["versions"].as_array().unwrap() {
+            let schema = &version["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            let Shape::Object(fields) = shape else {
+                panic!()
+            };
+            let spec = fields.iter().find(|field| field.name == "spec").unwrap();
+            let mut wrong = Vec::new();
+            compare("spec", schema, &spec.shape, &mut wrong);
+            assert_eq!(wrong, [""; 0], "{kind} {}", version["name"]);
+            versions += 1;
+        }
+    }
+    assert_eq!(versions, 12, "four kinds in three versions");
+}
+
+fn compare(path: &str, crd: &Value, shape: &Shape, wrong: &mut Vec<String>) {
+    let text = crd["type"].as_str().unwrap_or_default();
+    let free = &crd["additionalProperties"];
+    let fits = match shape {
+        Shape::Object(_) => text == "object" && free.is_null(),
+        Shape::List(_) | Shape::Bulk(_) => text == "array",
+        Shape::Map(_) => text == "object" && !free.is_null(),
+        Shape::Labels => text == "object" && free["type"] == "string",
+        Shape::Text | Shape::Duration | Shape::DurationOrZero | Shape::Regex => text == "string",
+        Shape::Enum(values) => {
+            let listed = crd["enum"].as_array().cloned().unwrap_or_default();
+            let listed: BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
+            listed == values.iter().copied().collect()
+        }
+        Shape::Bool => text == "boolean",
+        Shape::Integer(..) => text == "integer",
+        Shape::Number => text == "number",
+        Shape::PortOrName | Shape::Any => true,
+    };
+    if !fits {
+        wrong.push(format!("{path}: {shape:?} is {text} in the CRD"));
+        return;
+    }
+    match shape {
+        Shape::Object(fields) => {
+            let empty = serde_json::Map::new();
+            let known = crd["properties"].as_object().unwrap_or(&empty);
+            for name in known.keys() {
+                if !fields.iter().any(|field| field.name == name) {
+                    wrong.push(format!("{path}.{name} is not in the table"));
+                }
+            }
+            for field in *fields {
+                let path = format!("{path}.{}", field.name);
+                match (known.get(field.name), field.support) {
+                    (None, Support::Extension) => {}
+                    (None, _) => wrong.push(format!("{path} is not in the CRD")),
+                    (Some(crd), _) => compare(&path, crd, &field.shape, wrong),
+                }
+            }
+        }
+        Shape::List(item) | Shape::Bulk(item) => compare(path, &crd["items"], item, wrong),
+        Shape::Map(value) => compare(path, free, value, wrong),
+        Shape::Labels
+        | Shape::Text
+        | Shape::Enum(_)
+        | Shape::Duration
+        | Shape::DurationOrZero
+        | Shape::Regex
+        | Shape::Bool
+        | Shape::Integer(..)
+        | Shape::Number
+        | Shape::PortOrName
+        | Shape::Any => {}
+    }
+}

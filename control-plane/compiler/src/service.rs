@@ -1,0 +1,371 @@
+//! One service compiled: destinations, endpoint shards and route tables of its ports.
+//!
+//! The unit of incremental work: a pure function of the index, so that compiling a service
+//! again gives the same unless something it depends on has changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use outrigger_model::{
+    Backend, Destination, DestinationName, EndpointShard, Hostname, Namespace, Resource,
+    ResourceName, RouteTable, ShardName,
+};
+
+use crate::{
+    Code, Diagnostic, Object, ObjectKey, Severity,
+    aliases::ServiceName,
+    compiled::Variants,
+    defaults::Location,
+    endpoints::{self, Candidates},
+    index::{Claim, Index},
+    ir::Routes,
+    ledger::{Effects, FieldState},
+    merge::{policy, routes::Merge, targets::Resolver},
+    object::ServicePort,
+    shard,
+};
+
+/// What a service was compiled to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Compiled {
+    pub(crate) resources: BTreeMap<ResourceName, Variants<Resource>>,
+    pub(crate) diagnostics: BTreeSet<Diagnostic>,
+    pub(crate) effects: Effects,
+    /// Hosts that its routes name.
+    pub(crate) references: BTreeSet<Hostname>,
+}
+
+/// Compiles a service; nothing if no object defines it.
+pub(crate) fn compile(index: &Index, name: &ServiceName) -> Compiled {
+    let claims = index.claims(name);
+    let mut out = Compiled::default();
+    let Some(first) = claims.first() else {
+        return out;
+    };
+    let first = Arc::clone(first.object);
+    for object in index.shadowed_claims(name) {
+        out.shadow(object, "", &first);
+        out.shadow(object, "spec.hosts", &first);
+    }
+    let Some((host, hosts)) = hosts(index, name, &first) else {
+        return out;
+    };
+    let routes = index.routes(&host);
+    let mut unit = Unit {
+        index,
+        name,
+        host: &host,
+        hosts,
+        location: location(&first),
+        routes,
+        out,
+    };
+    unit.note_policies();
+    unit.note_routes();
+    unit.ports(&claims);
+    let mut out = unit.out;
+    for claim in &claims {
+        out.effects.add(claim.object, "", FieldState::Active);
+    }
+    for slice in index.slices(name) {
+        out.effects.add(slice, "", FieldState::Active);
+    }
+    out.diagnose_effects(index);
+    out
+}
+
+/// The full name of a service, and all names under which clients know it.
+fn hosts(index: &Index, name: &ServiceName, object: &Object) -> Option<(Hostname, Vec<Hostname>)> {
+    if object.service_entry().is_some() {
+        let host = name.service.clone();
+        return Some((host.clone(), vec![host]));
+    }
+    let full = index.full_host(name)?;
+    let (service, namespace) = (&name.service, &name.namespace);
+    let short = [
+        format!("{service}.{namespace}.svc"),
+        format!("{service}.{namespace}"),
+    ];
+    let short = short.iter().filter_map(|text| Hostname::parse(text).ok());
+    let hosts = std::iter::once(full.clone()).chain(short).collect();
+    Some((full, hosts))
+}
+
+fn location(object: &Object) -> Location {
+    match object.service_entry() {
+        Some(entry) if entry.is_external => Location::External,
+        Some(_) | None => Location::Internal,
+    }
+}
+
+struct Unit<'a> {
+    index: &'a Index,
+    name: &'a ServiceName,
+    host: &'a Hostname,
+    hosts: Vec<Hostname>,
+    location: Location,
+    routes: Vec<(&'a Arc<Object>, &'a Routes)>,
+    out: Compiled,
+}
+
+impl Unit<'_> {
+    /// Every port; of several objects with one port number, the first counts.
+    fn ports(&mut self, claims: &[Claim<'_>]) {
+        let mut vips: Vec<_> = claims
+            .iter()
+            .flat_map(|claim| claim.service.vips.iter().copied())
+            .collect();
+        vips.sort();
+        vips.dedup();
+        let mut by_number: BTreeMap<_, (&ServicePort, Vec<&Claim<'_>>)> = BTreeMap::new();
+        for claim in claims {
+            for port in &claim.service.ports {
+                let entry = by_number.entry(port.port);
+                let (_, with) = entry.or_insert_with(|| (port, Vec::new()));
+                with.push(claim);
+            }
+        }
+        for (port, with) in by_number.into_values() {
+            let mut candidates = Candidates::new();
+            let mut diagnostics = Vec::new();
+            for claim in with {
+                let own = claim.service.ports.iter().find(|own| own.port == port.port);
+                let own = own.unwrap_or(port);
+                let more = endpoints::of_port(self.index, self.name, claim, own, &mut diagnostics);
+                for (address, candidate) in more {
+                    candidates.entry(address).or_insert(candidate);
+                }
+            }
+            self.out.diagnostics.extend(diagnostics);
+            self.port(port, &vips, &candidates);
+        }
+    }
+
+    fn port(&mut self, port: &ServicePort, vips: &[std::net::IpAddr], candidates: &Candidates) {
+        let name = self.name.port(port.port);
+        let addresses: Vec<SocketAddr> = candidates.keys().copied().collect();
+        let shards = shard::assign(&addresses);
+        let own = policy::client_namespaces(self.index, self.host);
+        self.variants(&own, |unit, client| {
+            let destination = unit.destination(&name, port, vips, shards.len(), client);
+            (
+                ResourceName::Destination(name.clone()),
+                Resource::Destination(destination),
+            )
+        });
+        for (index, members) in shards.iter().enumerate().take(shard::SHARDS_MAX) {
+            let Ok(index) = u16::try_from(index) else {
+                continue;
+            };
+            let shard = ShardName {
+                destination: name.clone(),
+                index,
+            };
+            self.variants(&own, |unit, client| {
+                let shard = unit.shard(&shard, &addresses, members, candidates, client);
+                (
+                    ResourceName::EndpointShard(shard.name.clone()),
+                    Resource::EndpointShard(shard),
+                )
+            });
+        }
+        self.route_table(&name);
+    }
+
+    /// A resource as most clients see it, and as those of some namespaces do where that differs.
+    fn variants(
+        &mut self,
+        clients: &BTreeSet<Namespace>,
+        mut make: impl FnMut(&mut Self, Option<&Namespace>) -> (ResourceName, Resource),
+    ) {
+        let (name, default) = make(self, None);
+        let mut variants = Variants::new(default);
+        for client in clients {
+            let (_, resource) = make(self, Some(client));
+            variants.add(client, resource);
+        }
+        self.out.resources.insert(name, variants);
+    }
+
+    fn destination(
+        &self,
+        name: &DestinationName,
+        port: &ServicePort,
+        vips: &[std::net::IpAddr],
+        shards: usize,
+        client: Option<&Namespace>,
+    ) -> Destination {
+        let policies = policy::deciding(self.index, self.host, self.name, client);
+        let merged = policy::merge(&policies);
+        let (port, protocol) = (port.port, port.protocol);
+        Destination {
+            name: name.clone(),
+            hosts: self.hosts.clone(),
+            vips: vips.to_vec(),
+            protocol,
+            policy: merged.policy(port, protocol, self.location),
+            subsets: merged.subsets(port, protocol, self.location),
+            shards: u16::try_from(shards).unwrap_or(u16::MAX),
+        }
+    }
+
+    fn shard(
+        &self,
+        name: &ShardName,
+        addresses: &[SocketAddr],
+        members: &[usize],
+        candidates: &Candidates,
+        client: Option<&Namespace>,
+    ) -> EndpointShard {
+        let policies = policy::deciding(self.index, self.host, self.name, client);
+        let merged = policy::merge(&policies);
+        let subsets = merged.labels();
+        let endpoints = members
+            .iter()
+            .filter_map(|member| addresses.get(*member))
+            .filter_map(|address| Some((*address, candidates.get(address)?)))
+            .map(|(address, candidate)| endpoints::complete(address, candidate, &subsets))
+            .take(outrigger_model::ENDPOINTS_PER_SHARD_MAX)
+            .collect();
+        EndpointShard {
+            name: name.clone(),
+            endpoints,
+        }
+    }
+
+    fn route_table(&mut self, name: &DestinationName) {
+        let default = self.routes_for(name, None);
+        // Which subsets exist depends on the client's namespace.
+        let clients: BTreeSet<Namespace> = self
+            .out
+            .references
+            .iter()
+            .flat_map(|host| policy::client_namespaces(self.index, host))
+            .collect();
+        let mut variants = Variants::new(Resource::RouteTable(default));
+        for client in &clients {
+            let table = self.routes_for(name, Some(client));
+            variants.add(client, Resource::RouteTable(table));
+        }
+        self.out
+            .resources
+            .insert(ResourceName::RouteTable(name.clone()), variants);
+    }
+
+    fn routes_for(&mut self, name: &DestinationName, client: Option<&Namespace>) -> RouteTable {
+        let mut merge = Merge {
+            resolver: Resolver {
+                index: self.index,
+                client,
+                port: name.port,
+                diagnostics: &mut self.out.diagnostics,
+                references: &mut self.out.references,
+            },
+            own: Backend {
+                destination: name.clone(),
+                subset: None,
+            },
+            effects: &mut self.out.effects,
+        };
+        RouteTable {
+            name: name.clone(),
+            http: merge.http(&self.routes),
+            tcp: merge.tcp(&self.routes),
+        }
+    }
+
+    /// What became of the routes as a whole; of each rule, merging says.
+    fn note_routes(&mut self) {
+        for (object, routes) in &self.routes {
+            self.out.effects.add(object, "", FieldState::Active);
+            for dead in &routes.dead {
+                let reason = dead.value.into();
+                let state = FieldState::Unreachable { reason };
+                self.out.effects.add(object, &dead.path, state);
+            }
+        }
+        if let Some((winner, _)) = self.routes.first() {
+            let by = ObjectKey::clone(winner.shared_key());
+            for object in self.index.shadowed_routes(self.host) {
+                let state = FieldState::Shadowed { by: by.clone() };
+                self.out.effects.add(object, "", state);
+            }
+        }
+    }
+
+    /// What became of every policy for the host, in whatever namespace.
+    fn note_policies(&mut self) {
+        for namespace in self.index.policy_namespaces(self.host) {
+            let policies = self.index.policies_in(self.host, &namespace);
+            let mut base: Option<&Arc<Object>> = None;
+            let mut subsets = BTreeMap::new();
+            for (object, policy) in &policies {
+                self.out.effects.add(object, "", FieldState::Active);
+                match (base, &policy.settings) {
+                    (None, Some(_)) => base = Some(object),
+                    (Some(base), Some(_)) => self.out.shadow(object, "spec.trafficPolicy", base),
+                    (_, None) => {}
+                }
+                for subset in &policy.subsets {
+                    match subsets.get(&subset.name) {
+                        None => drop(subsets.insert(&subset.name, *object)),
+                        Some(by) => self.out.shadow(object, &subset.path, by),
+                    }
+                }
+            }
+            let Some((winner, _)) = policies.first() else {
+                continue;
+            };
+            for object in self.index.shadowed_policies(self.host, &namespace) {
+                let by = ObjectKey::clone(winner.shared_key());
+                self.out
+                    .effects
+                    .add(object, "", FieldState::Shadowed { by });
+            }
+        }
+    }
+}
+
+impl Compiled {
+    fn shadow(&mut self, object: &Object, path: &str, by: &Object) {
+        let by = by.key().clone();
+        self.effects.add(object, path, FieldState::Shadowed { by });
+    }
+
+    /// Says of every rule or field that lost, or can never apply, that it does.
+    fn diagnose_effects(&mut self, index: &Index) {
+        let mut found = Vec::new();
+        for (key, paths) in self.effects.iter() {
+            let Some(object) = index.get(key) else {
+                continue;
+            };
+            for (path, state) in paths {
+                let (code, message) = match state {
+                    FieldState::Shadowed { by } => (
+                        Code::Shadowed,
+                        format!("{by} decides instead: it is older or more exact"),
+                    ),
+                    FieldState::Unreachable { reason } => (
+                        Code::Unreachable,
+                        format!("it never takes effect: {reason}"),
+                    ),
+                    FieldState::Active
+                    | FieldState::Unsupported
+                    | FieldState::Invalid
+                    | FieldState::Unknown => continue,
+                };
+                // A wildcard is made to be overridden; and what was said when the object was
+                // read need not be said again.
+                let is_said = object.diagnostics().iter().any(|said| said.path == *path);
+                if path.is_empty() || is_said {
+                    continue;
+                }
+                found.push(object.diagnose(Severity::Warning, code, path, message));
+            }
+        }
+        self.diagnostics.extend(found);
+    }
+}
