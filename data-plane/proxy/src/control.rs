@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admin,
     bootstrap::Bootstrap,
     drain::Drain,
     snapshot::{SnapshotReader, SnapshotWriter},
@@ -87,7 +88,19 @@ impl Control {
             telemetry: self.telemetry.clone(),
             started: self.started,
         };
-        drop((admin_listener, log, self.snapshots, self.drain));
+        let sources = admin::Sources {
+            snapshots: self.snapshots,
+            tls: Arc::clone(&self.tls),
+            telemetry: self.telemetry.clone(),
+            drain: self.drain,
+            log,
+            mutations: self.bootstrap.file.admin_mutations,
+        };
+        admin_listener
+            .set_nonblocking(true)
+            .context("the admin socket cannot be used")?;
+        let admin_listener = tokio::net::TcpListener::from_std(admin_listener)
+            .context("the admin socket cannot be used")?;
         let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
         let stop = until(&self.stop);
         tasks.spawn_local(async move {
@@ -96,6 +109,10 @@ impl Control {
         let stop = until(&self.stop);
         tasks.spawn_local(async move {
             tokio::select! { () = discovery.run() => {}, () = stop => {} }
+        });
+        let stop = until(&self.stop);
+        tasks.spawn_local(async move {
+            tokio::select! { () = admin::serve(admin_listener, sources) => {}, () = stop => {} }
         });
         let telemetry = self.telemetry;
         let stop = self.stop;

@@ -116,6 +116,7 @@ async fn supervise(bootstrap: Bootstrap, path: PathBuf) -> anyhow::Result<()> {
     if timeout(Duration::from_secs(2), tasks.wait()).await.is_err() {
         tracing::warn!("control tasks did not end in time");
     }
+    shared.telemetry.close(Duration::from_secs(1));
     Ok(())
 }
 

@@ -188,7 +188,7 @@ impl Telemetry {
         }
     }
 
-    /// Exports spans until `stop`, and then what is left, for at most 2 s. The control thread
+    /// Exports spans until `stop`, and then what is left, for at most 1.5 s. The control thread
     /// runs this once, inside its runtime; a second call ends at once.
     ///
     /// Cancel safe: no; a dropped export loses what it was about to send.

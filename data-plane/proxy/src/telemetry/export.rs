@@ -38,8 +38,8 @@ const GATHER: Duration = Duration::from_secs(1);
 /// One export, retries included.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the last export may take once the process is ending.
-const LAST_TIMEOUT: Duration = Duration::from_secs(2);
+/// What the last export may take once the process is ending; it waits 2 s for its tasks.
+const LAST_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Where spans come from and go.
 #[derive(Debug)]
