@@ -13,7 +13,9 @@ pub struct Limits {
     pub streams_max: u32,
     /// Receive window of a stream, both sides (DEF-05: 64 KiB).
     pub stream_window: u32,
-    /// Receive window of a connection, both sides (DEF-05: 1 MiB).
+    /// Receive window of an accepted connection (DEF-05: 1 MiB). An opened one has room for every
+    /// stream's window: it is shared by many clients, and with less, a few who do not read their
+    /// answers would stop the answers of all others.
     pub connection_window: u32,
     /// Decoded header or trailer bytes, counted as RFC 9113 §6.5.2 does (DEF-01: 64 KiB).
     pub header_list_bytes_max: u32,
@@ -31,7 +33,7 @@ pub struct Limits {
     pub header_table: u32,
     /// Interim responses passed on for one request (DEF-22: 16).
     pub interim_max: u32,
-    /// For the client's preface (DEF-12: 10 s), and for an upstream's first SETTINGS (DEF-11: 5 s).
+    /// Preface of a client (DEF-12: 10 s).
     pub preface_timeout: Duration,
     /// First SETTINGS of an upstream after the connection is made (DEF-11: 5 s).
     pub settings_timeout: Duration,
@@ -91,7 +93,7 @@ impl Limits {
             // then this 0 stands for "not known".
             .initial_max_send_streams(0)
             .initial_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
+            .initial_connection_window_size(self.stream_window.saturating_mul(self.streams_max))
             .max_header_list_size(self.header_list_bytes_max)
             .header_table_size(self.header_table)
             .max_send_buffer_size(self.send_buffer)

@@ -8,6 +8,7 @@ mod connections;
 mod relay;
 mod retries;
 mod server;
+mod wire;
 
 use std::{
     cell::{Cell, RefCell},
@@ -152,13 +153,16 @@ struct Engine {
 impl Engine {
     /// Serves one connection by `path`; returns its other end.
     fn serve(path: Path) -> (DuplexStream, Self) {
+        Self::serve_within(Limits::DEFAULT, Rc::new(path))
+    }
+
+    fn serve_within(limits: Limits, path: Rc<Path>) -> (DuplexStream, Self) {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let drain = Drain::default();
         let context = Context {
-            limits: Rc::new(Limits::DEFAULT),
+            limits: Rc::new(limits),
             drain: drain.clone(),
         };
-        let path = Rc::new(path);
         let handler = Rc::clone(&path);
         let ended = Rc::new(Notify::new());
         let end = Rc::clone(&ended);
@@ -180,11 +184,15 @@ impl Engine {
 impl Served {
     /// A client over memory, served by `path`.
     async fn new(path: Path) -> Self {
-        Self::with(path, &h2::client::Builder::new()).await
+        Self::over(Engine::serve(path)).await
     }
 
-    async fn with(path: Path, builder: &h2::client::Builder) -> Self {
-        let (io, mut engine) = Engine::serve(path);
+    async fn within(limits: Limits, path: Path) -> Self {
+        Self::over(Engine::serve_within(limits, Rc::new(path))).await
+    }
+
+    async fn over((io, mut engine): (DuplexStream, Engine)) -> Self {
+        let builder = h2::client::Builder::new();
         let (client, connection) = builder.handshake::<_, Bytes>(io).await.unwrap();
         engine.tasks.spawn_local(async move {
             connection.await.ok();

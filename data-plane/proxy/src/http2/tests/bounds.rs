@@ -114,3 +114,178 @@ fn cancelling_some_of_many_is_no_abuse() {
         }
     });
 }
+
+#[test]
+fn clients_that_do_not_read_stop_nobody_else() {
+    local(async {
+        let server = Server::new(PLAIN, |_, request, mut respond| async move {
+            if request.method() == http::Method::GET {
+                answer_with(&mut respond, 200, b"small");
+                return;
+            }
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            send_all(&mut stream, Bytes::from(vec![1; 1_000_000]), true).await;
+        })
+        .await;
+        let path = Rc::new(server.path());
+        let stalled = Served::over(Engine::serve_within(Limits::DEFAULT, Rc::clone(&path))).await;
+        let mut held = Vec::new();
+        for _ in 0..40 {
+            let (response, mut stream) = stalled.send(post()).await;
+            stream.send_data(Bytes::new(), true).unwrap();
+            held.push(response.await.unwrap());
+        }
+        let other = Served::over(Engine::serve_within(Limits::DEFAULT, path)).await;
+        assert_eq!(other.get("/").await.body, b"small");
+        assert_eq!(server.connections.get(), 1);
+        drop(held);
+    });
+}
+
+/// A handler that never ends.
+struct Stuck;
+
+impl Handler for Stuck {
+    async fn handle<E: Exchange>(&self, _exchange: &mut E) {
+        std::future::pending().await
+    }
+}
+
+#[test]
+fn streams_reset_while_they_are_worked_on_still_count() {
+    local(async {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let context = Context {
+            limits: Rc::new(Limits::DEFAULT),
+            drain: Drain::default(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(async move {
+            crate::http2::server::serve(Io::Memory(far), &context, &Rc::new(Stuck)).await;
+        });
+        let (client, connection) = h2::client::handshake(near).await.unwrap();
+        let ended = tasks.spawn_local(async move {
+            let error = connection.await.unwrap_err();
+            assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
+        });
+        let mut opened = 0;
+        while let Ok(mut client) = client.clone().ready().await {
+            let Ok((response, mut stream)) = client.send_request(post(), false) else {
+                break;
+            };
+            opened += 1;
+            // 100 places, 20 resets of streams that wait for one; the rest is what crossed.
+            assert!(opened < 300, "never sent away");
+            tokio::task::yield_now().await;
+            stream.send_reset(h2::Reason::CANCEL);
+            drop(response);
+        }
+        assert!(opened > 100, "sent away after {opened}");
+        while !ended.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_stream_on_which_nothing_moves_is_ended() {
+    let limits = Limits {
+        stream_idle: Duration::from_millis(100),
+        ..Limits::DEFAULT
+    };
+    // Before the head: a timeout of the attempt.
+    local({
+        let limits = limits.clone();
+        async move {
+            let server = Server::new(PLAIN, |_, _request, mut respond| async move {
+                let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+                assert_eq!(reset.unwrap(), h2::Reason::CANCEL);
+            })
+            .await;
+            let served = Served::within(limits, server.path()).await;
+            assert_eq!(served.post("x").await.unwrap().head.status, 503);
+            let failures = served.path().failures.borrow();
+            assert_eq!(*failures, [AttemptFailureKind::Timeout]);
+        }
+    });
+    // Inside the body: the end of the delivery. What moves slowly goes on.
+    local(async move {
+        let server = Server::new(PLAIN, |_, _request, mut respond| async move {
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            for _ in 0..8 {
+                tokio::time::sleep(Duration::from_millis(40)).await;
+                stream.send_data(Bytes::from_static(b"x"), false).unwrap();
+            }
+            let reset = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+            assert_eq!(reset.unwrap(), h2::Reason::CANCEL);
+        })
+        .await;
+        let served = Served::within(limits, server.path()).await;
+        let (response, mut stream) = served.send(post()).await;
+        stream.send_data(Bytes::new(), true).unwrap();
+        let error = read(response.await.unwrap()).await.unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
+        let delivery = served.path().delivered().await;
+        assert_eq!(delivery.end, DeliveryEnd::Idle);
+        assert_eq!(delivery.response_bytes, 8);
+    });
+}
+
+/// The one failure of a request to an upstream that answers like this.
+async fn failure_after(answer: fn(&mut SendResponse<Bytes>)) -> AttemptFailureKind {
+    let server = Server::new(PLAIN, move |_, _request, mut respond| async move {
+        answer(&mut respond);
+    })
+    .await;
+    let served = Served::new(server.path()).await;
+    assert_eq!(served.post("x").await.unwrap().head.status, 503);
+    let failures = served.path().failures.borrow();
+    assert_eq!(failures.len(), 1);
+    failures[0]
+}
+
+#[test]
+fn an_upstream_that_passes_a_limit_is_not_passed_on() {
+    local(async {
+        let many_fields = failure_after(|respond| {
+            let many = (0..101).fold(Response::builder(), |builder, _| builder.header("x", "y"));
+            respond.send_response(many.body(()).unwrap(), true).unwrap();
+        });
+        assert_eq!(many_fields.await, AttemptFailureKind::Protocol);
+        let large_field = failure_after(|respond| {
+            let large = Response::builder().header("x", "y".repeat(66_000));
+            respond
+                .send_response(large.body(()).unwrap(), true)
+                .unwrap();
+        });
+        assert_eq!(large_field.await, AttemptFailureKind::Protocol);
+        let interim = failure_after(|respond| {
+            for _ in 0..17 {
+                let interim = Response::builder().status(103).body(()).unwrap();
+                respond.send_informational(interim).unwrap();
+            }
+            answer_with(respond, 200, b"");
+        });
+        assert_eq!(interim.await, AttemptFailureKind::Protocol);
+    });
+}
+
+#[test]
+fn too_many_trailers_break_the_answer() {
+    local(async {
+        let server = Server::new(PLAIN, |_, _request, mut respond| async move {
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            let mut trailers = HeaderMap::new();
+            (0..101).for_each(|_| {
+                trailers.append("x", "y".parse().unwrap());
+            });
+            stream.send_trailers(trailers).unwrap();
+        })
+        .await;
+        let served = Served::new(server.path()).await;
+        let error = served.post("x").await.unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR));
+        let delivery = served.path().delivered().await;
+        assert_eq!(delivery.end, DeliveryEnd::UpstreamReset);
+    });
+}

@@ -213,3 +213,35 @@ fn an_endpoint_that_leaves_lets_its_streams_finish() {
         }
     });
 }
+
+#[test]
+fn a_connection_that_closed_while_idle_is_not_used_again() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(async move {
+            let mut inner = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                inner.spawn_local(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                    answer_with(&mut respond, 200, b"once");
+                    // Flushes, then closes without GOAWAY.
+                    let accept = connection.accept();
+                    timeout(Duration::from_millis(20), accept).await.ok();
+                });
+            }
+        });
+        let endpoint = endpoint(address, |_| {});
+        let served = Served::new(Path::new(Rc::clone(&endpoint))).await;
+        for _ in 0..3 {
+            assert_eq!(served.post("x").await.unwrap().body, b"once");
+            while endpoint.pool().connections() > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(served.path().failures.borrow().is_empty());
+    });
+}

@@ -149,3 +149,73 @@ fn a_server_that_does_not_speak_http2_was_sent_nothing() {
         assert_eq!(*failures, [AttemptFailureKind::Connect]);
     });
 }
+
+/// A handler that gives its first attempt up from outside, as a hedge would.
+struct GivesUp {
+    path: Path,
+    arrived: Rc<Notify>,
+}
+
+impl Handler for GivesUp {
+    async fn handle<E: Exchange>(&self, exchange: &mut E) {
+        let edit = RequestEdit::default();
+        tokio::select! {
+            _ = exchange.attempt(&self.path.endpoint, &edit, Deadline::NONE) => unreachable!(),
+            () = self.arrived.notified() => {}
+        }
+        assert!(exchange.can_replay());
+        self.path.handle(exchange).await;
+    }
+}
+
+#[test]
+fn a_dropped_attempt_is_reset_upstream_and_loses_no_byte() {
+    local(async {
+        let arrived = Rc::new(Notify::new());
+        let arrival = Rc::clone(&arrived);
+        let (code, seen) = tokio::sync::oneshot::channel();
+        let code = Rc::new(RefCell::new(Some(code)));
+        let server = Server::new(PLAIN, move |number, request, mut respond| {
+            let (arrival, code) = (Rc::clone(&arrival), Rc::clone(&code));
+            async move {
+                let mut body = request.into_body();
+                if number == 1 {
+                    body.data().await.unwrap().unwrap();
+                    arrival.notify_one();
+                    let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+                    code.take().unwrap().send(reset.unwrap()).unwrap();
+                    return;
+                }
+                assert_eq!(drain(&mut body).await.unwrap(), b"first second");
+                answer_with(&mut respond, 200, b"whole");
+            }
+        })
+        .await;
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let path = server.path();
+        let handler = Rc::new(GivesUp { path, arrived });
+        let context = Context {
+            limits: Rc::new(Limits::DEFAULT),
+            drain: Drain::default(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(async move {
+            crate::http2::server::serve(Io::Memory(far), &context, &handler).await;
+        });
+        let (client, connection) = h2::client::handshake(near).await.unwrap();
+        tasks.spawn_local(async move {
+            connection.await.ok();
+        });
+        let mut client = client.ready().await.unwrap();
+        let (response, mut stream) = client.send_request(post(), false).unwrap();
+        stream
+            .send_data(Bytes::from_static(b"first "), false)
+            .unwrap();
+        assert_eq!(seen.await.unwrap(), h2::Reason::CANCEL);
+        stream
+            .send_data(Bytes::from_static(b"second"), true)
+            .unwrap();
+        let answer = read(response.await.unwrap()).await.unwrap();
+        assert_eq!(answer.body, b"whole");
+    });
+}
