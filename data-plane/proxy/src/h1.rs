@@ -18,6 +18,7 @@
 //! Around them stands the I/O: [`serve`] is the loop of a client's connection, [`H1Exchange`] one
 //! request and its answer, with the upstream connection of the present try.
 
+mod attempt;
 pub mod authority;
 pub mod body;
 pub mod chunk;

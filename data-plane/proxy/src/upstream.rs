@@ -127,7 +127,9 @@ impl Endpoint {
                 })
             }
             pool::Grant::Permit(permit) => {
-                let connection = self.connect(Alpn::H1, permit, deadline).await?;
+                // Boxed: every request's future would otherwise carry room for a handshake.
+                let connecting = self.connect(Alpn::H1, permit, deadline);
+                let connection = Box::pin(connecting).await?;
                 Ok(Checkout {
                     connection,
                     reused: false,
@@ -144,9 +146,9 @@ impl Endpoint {
         match self.pool.admit(self, deadline).await? {
             // A waiter may be handed an idle HTTP/1 connection: it gives way, its permit serves.
             pool::Grant::Connection(connection) => {
-                self.connect(alpn, connection.permit, deadline).await
+                Box::pin(self.connect(alpn, connection.permit, deadline)).await
             }
-            pool::Grant::Permit(permit) => self.connect(alpn, permit, deadline).await,
+            pool::Grant::Permit(permit) => Box::pin(self.connect(alpn, permit, deadline)).await,
         }
     }
 

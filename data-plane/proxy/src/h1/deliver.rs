@@ -8,7 +8,7 @@ use crate::exchange::{Delivery, DeliveryEnd, ResponseEdit};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-impl H1Exchange {
+impl H1Exchange<'_> {
     /// Sends the held response and streams both bodies.
     pub(super) async fn run_delivery(&mut self, edit: &ResponseEdit) -> Delivery {
         let Some(response) = self.response.take() else {
@@ -86,7 +86,7 @@ impl H1Exchange {
                 Poll::Pending => break,
             }
             match up.wire.poll_fill(&mut up.connection.io, cx) {
-                Poll::Ready(Ok(1..)) => self.down.watch.set(STREAM_IDLE),
+                Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0)) => {
                     if outflow.finish(&mut self.down.wire).is_err() {
                         return Poll::Ready(DeliveryEnd::UpstreamReset);
@@ -96,7 +96,7 @@ impl H1Exchange {
                 Poll::Pending => break,
             }
         }
-        self.down.watch.poll(cx).map(|()| DeliveryEnd::Idle)
+        self.poll_idle(cx).map(|()| DeliveryEnd::Idle)
     }
 
     /// What becomes of the two connections.

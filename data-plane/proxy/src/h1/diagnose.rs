@@ -57,6 +57,11 @@ fn raw_bytes(raw: &[u8]) -> Option<Reject> {
     if memchr::memchr(0, raw).is_some() {
         return Some(Reject::Nul);
     }
+    let after_cr =
+        |position: usize| position.checked_sub(1).and_then(|cr| raw.get(cr)) == Some(&b'\r');
+    if !memchr::memchr_iter(b'\n', raw).all(after_cr) {
+        return Some(Reject::BareLf);
+    }
     memchr::memchr_iter(b'\r', raw)
         .any(|position| raw.get(position + 1) != Some(&b'\n'))
         .then_some(Reject::BareCr)

@@ -8,25 +8,20 @@
 //! answer may begin while the request is still on its way. It then goes on being sent, but neither
 //! connection is used again (SECURITY-NOTES rule 4).
 
+use super::attempt::Try;
 use super::downstream::Downstream;
 use super::framing::Asked;
 use super::inflow::Inflow;
-use super::up::{self, Up};
-use super::write::{self, FieldEdit, Reserved};
-use super::{BodyDecoder, Framing, RequestHead, ResponseHead, Version, refusal};
+use super::up::Up;
+use super::{BodyDecoder, RequestHead, ResponseHead, refusal};
 use crate::exchange::{
-    AttemptFailure, AttemptFailureKind as Kind, Deadline, Delivery, DeliveryEnd, Engine, Exchange,
-    RequestEdit, ResponseEdit, ResponseHead as Seen,
+    AttemptFailure, Deadline, Delivery, DeliveryEnd, Engine, Exchange, RequestEdit, ResponseEdit,
+    ResponseHead as Seen,
 };
-use crate::reason::{Reason, Refusal};
-use crate::tls::Alpn;
-use crate::upstream::{Checkout, Endpoint};
-use std::future::poll_fn;
-use std::ops::{Deref, DerefMut};
+use crate::reason::Refusal;
+use crate::upstream::Endpoint;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 /// DEF-13: no byte in either direction.
@@ -48,21 +43,21 @@ pub(super) enum Afterwards {
 
 /// An exchange on an HTTP/1 connection.
 #[derive(Debug)]
-pub struct H1Exchange {
+pub struct H1Exchange<'a> {
     pub(super) down: Downstream,
     pub(super) head: RequestHead,
     pub(super) body: Inflow,
     pub(super) up: Option<Up>,
     pub(super) response: Option<ResponseHead>,
     /// `100 Continue` has been passed on.
-    continued: bool,
-    drain: CancellationToken,
+    pub(super) continued: bool,
+    drain: &'a CancellationToken,
     /// The exchange ended; `Abort` until then.
     pub(super) afterwards: Afterwards,
 }
 
-impl H1Exchange {
-    pub(super) fn new(down: Downstream, head: RequestHead, drain: CancellationToken) -> Self {
+impl<'a> H1Exchange<'a> {
+    pub(super) fn new(down: Downstream, head: RequestHead, drain: &'a CancellationToken) -> Self {
         let body = Inflow::new(head.framing());
         H1Exchange {
             down,
@@ -96,226 +91,9 @@ impl H1Exchange {
             || self.head.websocket()
             || self.drain.is_cancelled()
     }
-
-    /// Writes the head for this connection, and as much of the body as is there.
-    fn begin(&mut self, endpoint: &Rc<Endpoint>, checkout: Checkout, edit: &RequestEdit) {
-        let mut up = Up::new(endpoint, checkout);
-        up.wire.prepare_out();
-        let address;
-        let authority = if self.head.authority().is_none() {
-            // HTTP/1.0 without Host: HTTP/1.1 requires one, so it names the server itself.
-            address = endpoint.address.to_string();
-            Some(address.as_str())
-        } else {
-            None
-        };
-        let fields = FieldEdit {
-            set: &edit.set,
-            remove: edit.remove,
-            reserved: Reserved::Strip,
-        };
-        let head_edit = write::RequestEdit {
-            path: None,
-            authority,
-            framing: self.head.framing(),
-            expect: true,
-            upgrade: true,
-            close: endpoint.is_last_request(&up.connection),
-            fields,
-        };
-        write::request(&self.head, &head_edit, &mut up.wire.out);
-        self.body.rewind();
-        self.up = Some(up);
-        self.down.watch.set(STREAM_IDLE);
-    }
-
-    /// Moves the request body: from the client, upstream. Ready when all of it is sent, or the
-    /// server takes no more; an error is the client's.
-    pub(super) fn poll_request(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), AttemptFailure>> {
-        let Some(up) = &mut self.up else {
-            return Poll::Ready(Ok(()));
-        };
-        loop {
-            if !up.broken
-                && let Err(reject) = self.body.take_in(&mut self.down.wire.read)
-            {
-                self.body.forget();
-                return Poll::Ready(Err(downstream(refusal::reason(reject), reject.slug())));
-            }
-            if !up.broken && self.body.has_more() && up.wire.has_room() {
-                self.body.put(&mut up.wire.out);
-            }
-            if up.poll_send(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if up.broken || self.body.is_ended() {
-                return Poll::Ready(Ok(()));
-            }
-            if self.body.has_more() {
-                continue;
-            }
-            match self.down.wire.poll_fill(&mut self.down.io, cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(1..)) => self.down.watch.set(STREAM_IDLE),
-                Poll::Ready(Ok(0) | Err(_)) => {
-                    self.body.forget();
-                    let reason = refusal::reason(super::Reject::Truncated);
-                    return Poll::Ready(Err(downstream(reason, "client closed in its body")));
-                }
-            }
-        }
-    }
-
-    /// Sends the request and waits for the final response head.
-    fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, AttemptFailure>> {
-        let asked = self.asked();
-        let mut sending = true;
-        loop {
-            if sending {
-                match self.poll_request(cx) {
-                    Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
-                    Poll::Ready(Ok(())) => sending = false,
-                    Poll::Pending => {}
-                }
-            }
-            let drained = self.down.wire.poll_drain(&mut self.down.io, cx);
-            if matches!(drained, Poll::Ready(Err(_))) {
-                let reason = refusal::reason(super::Reject::Truncated);
-                return Poll::Ready(Err(downstream(reason, "client gone")));
-            }
-            let Some(up) = &mut self.up else {
-                return Poll::Ready(Err(AttemptFailure::new(Kind::Reset, "no connection")));
-            };
-            match up.poll_head(asked, cx) {
-                Poll::Ready(Ok(head)) if head.interim() => {
-                    if let Err(failure) = up.count_interim() {
-                        return Poll::Ready(Err(failure));
-                    }
-                    self.pass_interim(&head);
-                }
-                Poll::Ready(Ok(head)) if head.status() == 101 && !self.head.websocket() => {
-                    let failure = AttemptFailure::new(Kind::Protocol, "unasked 101");
-                    return Poll::Ready(Err(failure));
-                }
-                Poll::Ready(Ok(head)) => {
-                    up.early = !self.body.is_ended() || !up.wire.is_drained();
-                    return Poll::Ready(Ok(head));
-                }
-                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
-                Poll::Pending => break,
-            }
-        }
-        if self.down.watch.poll(cx).is_ready() {
-            let failure = AttemptFailure::new(Kind::Timeout, "no byte for five minutes");
-            return Poll::Ready(Err(failure));
-        }
-        Poll::Pending
-    }
-
-    /// Passes an interim response on to a client that can have asked for it: 100 to one that
-    /// expects it and once, others to HTTP/1.1.
-    fn pass_interim(&mut self, head: &ResponseHead) {
-        let wanted = match head.status() {
-            100 => self.head.expect_continue() && !std::mem::replace(&mut self.continued, true),
-            _ => self.head.version() == Version::Http11,
-        };
-        if wanted {
-            let fields = FieldEdit::NONE;
-            let edit = write::ResponseEdit {
-                framing: Framing::None,
-                close: false,
-                fields,
-            };
-            self.down.wire.prepare_out();
-            write::response(head, &edit, &mut self.down.wire.out);
-        }
-    }
-
-    /// Whether a request that met a closed connection may be sent again unasked: nothing came
-    /// back, the connection had been idle, and the method says that twice is as good as once
-    /// (RFC 9110 §9.2.2), or nothing of it had left.
-    fn may_replace(&self, failure: &AttemptFailure) -> bool {
-        let idempotent = matches!(
-            self.head.method(),
-            "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"
-        );
-        failure.kind == Kind::Reset
-            && self.can_replay()
-            && self.up.as_ref().is_some_and(|up| {
-                up.reused && !up.wire.has_received() && (idempotent || !up.wire.has_sent())
-            })
-    }
-
-    async fn run_attempt(
-        &mut self,
-        endpoint: &Rc<Endpoint>,
-        edit: &RequestEdit,
-        deadline: Deadline,
-    ) -> Result<ResponseHead, AttemptFailure> {
-        let checkout = up::checkout(endpoint, deadline).await?;
-        self.begin(endpoint, checkout, edit);
-        loop {
-            let polled = poll_fn(|cx| self.poll_attempt(cx));
-            let result = match deadline.0 {
-                None => polled.await,
-                Some(at) => match timeout_at(at, polled).await {
-                    Ok(result) => result,
-                    Err(_) => {
-                        return Err(AttemptFailure::new(Kind::Timeout, "no response in time"));
-                    }
-                },
-            };
-            match result {
-                Err(failure) if self.may_replace(&failure) => {
-                    self.up = None;
-                    let connection = endpoint.open(Alpn::H1, deadline).await?;
-                    self.begin(
-                        endpoint,
-                        Checkout {
-                            connection,
-                            reused: false,
-                        },
-                        edit,
-                    );
-                }
-                other => return other,
-            }
-        }
-    }
 }
 
-/// Closes the upstream connection unless the try brought a response.
-struct Try<'a> {
-    exchange: &'a mut H1Exchange,
-    answered: bool,
-}
-
-impl Deref for Try<'_> {
-    type Target = H1Exchange;
-
-    fn deref(&self) -> &H1Exchange {
-        self.exchange
-    }
-}
-
-impl DerefMut for Try<'_> {
-    fn deref_mut(&mut self) -> &mut H1Exchange {
-        self.exchange
-    }
-}
-
-impl Drop for Try<'_> {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.exchange.up = None;
-        }
-    }
-}
-
-impl Exchange for H1Exchange {
+impl Exchange for H1Exchange<'_> {
     type Request = RequestHead;
 
     fn request(&self) -> &RequestHead {
@@ -417,8 +195,4 @@ impl Exchange for H1Exchange {
             end,
         }
     }
-}
-
-fn downstream(reason: Reason, detail: &'static str) -> AttemptFailure {
-    AttemptFailure::new(Kind::Downstream(reason), detail)
 }

@@ -14,18 +14,19 @@ pub struct Span {
 }
 
 impl Span {
+    #[inline]
     pub(super) fn new(start: usize, end: usize) -> Result<Span, Reject> {
-        let bound = |n: usize| u16::try_from(n).map_err(|_| Reject::HeadTooLarge);
-        Ok(Span {
-            start: bound(start)?,
-            end: bound(end)?,
-        })
+        match (u16::try_from(start), u16::try_from(end)) {
+            (Ok(start), Ok(end)) => Ok(Span { start, end }),
+            (Err(_), _) | (_, Err(_)) => Err(Reject::HeadTooLarge),
+        }
     }
 
     /// The span of `part`, which must be a slice of `whole`.
+    #[inline]
     pub(super) fn within(whole: &[u8], part: &[u8]) -> Result<Span, Reject> {
         let start = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
-        Span::new(start, start.saturating_add(part.len()))
+        Span::new(start, start.wrapping_add(part.len()))
     }
 
     pub(super) fn start(self) -> usize {
@@ -127,7 +128,9 @@ pub(super) fn collect(
         let name = header.name.as_bytes();
         let kind = classify(name);
         let value = Span::within(raw, header.value)?;
-        facts.note(kind, name, header.value, value)?;
+        if kind != FieldKind::Plain {
+            facts.note(kind, name, header.value, value)?;
+        }
         fields.0.push(Field {
             name: Span::within(raw, name)?,
             value,
@@ -224,8 +227,10 @@ fn classify(name: &[u8]) -> FieldKind {
 }
 
 fn is_reserved(name: &[u8]) -> bool {
-    name.get(..RESERVED_PREFIX.len())
-        .is_some_and(|prefix| same_name(prefix, RESERVED_PREFIX))
+    matches!(name.first(), Some(b'x' | b'X'))
+        && name
+            .get(..RESERVED_PREFIX.len())
+            .is_some_and(|prefix| same_name(prefix, RESERVED_PREFIX))
 }
 
 /// Whether two field names are one to a server that folds case and takes `_` for `-` (CGI does).

@@ -184,6 +184,21 @@ impl RequestHead {
             .map(|(_, value)| value)
     }
 
+    pub(super) fn method_bytes(&self) -> &[u8] {
+        self.method.of(&self.raw)
+    }
+
+    pub(super) fn path_bytes(&self) -> &[u8] {
+        match self.form {
+            Target::Origin => self.target.of(&self.raw),
+            Target::Absolute { .. } | Target::Asterisk => self.path_and_query().as_bytes(),
+        }
+    }
+
+    pub(super) fn has_host(&self) -> bool {
+        self.host.is_some()
+    }
+
     pub(super) fn field_list(&self) -> &[Field] {
         self.fields.as_slice()
     }

@@ -36,7 +36,7 @@ pub async fn serve<H: Handler>(io: Io, drain: &CancellationToken, handler: &H) -
         match down.next(drain).await {
             Next::Head(head) => {
                 served.requests += 1;
-                let mut exchange = H1Exchange::new(down, head, drain.clone());
+                let mut exchange = H1Exchange::new(down, head, drain);
                 handler.handle(&mut exchange).await;
                 let (back, afterwards) = exchange.finish();
                 match afterwards {

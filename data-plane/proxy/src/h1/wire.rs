@@ -36,12 +36,14 @@ pub(super) struct Wire {
     pub(super) out: Vec<u8>,
     /// How many of them have been handed to the socket.
     written: usize,
-    /// Whether any byte ever was.
-    sent: bool,
+    /// Bytes ever handed to the socket.
+    bytes_sent: u64,
     /// Whether TLS may hold sealed bytes back.
     unflushed: bool,
-    /// Whether any byte ever came.
-    received: bool,
+    /// Bytes that ever came.
+    bytes_received: u64,
+    /// Their sum when somebody last asked whether bytes moved.
+    bytes_seen: u64,
     /// What the next read asks for; grows while reads fill it.
     read_bytes: usize,
 }
@@ -54,12 +56,18 @@ impl Wire {
 
     /// Whether any byte was handed to the socket, ever.
     pub(super) fn has_sent(&self) -> bool {
-        self.sent
+        self.bytes_sent > 0
     }
 
     /// Whether any byte came from the peer, ever.
     pub(super) fn has_received(&self) -> bool {
-        self.received
+        self.bytes_received > 0
+    }
+
+    /// Whether bytes moved either way since the last call.
+    pub(super) fn take_moved(&mut self) -> bool {
+        let moved = self.bytes_sent.wrapping_add(self.bytes_received);
+        std::mem::replace(&mut self.bytes_seen, moved) != moved
     }
 
     /// Whether there is room to write more before draining.
@@ -101,7 +109,7 @@ impl Wire {
         };
         match polled {
             Poll::Ready(Ok(got)) => {
-                self.received |= got > 0;
+                self.bytes_received += u64::try_from(got).unwrap_or(0);
                 if got >= wanted {
                     self.read_bytes = wanted.saturating_mul(4).min(BUFFER_BYTES_MAX);
                 }
@@ -123,7 +131,7 @@ impl Wire {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += sent;
-            self.sent = true;
+            self.bytes_sent += u64::try_from(sent).unwrap_or(0);
             self.unflushed = true;
         }
         self.out.clear();
@@ -165,5 +173,64 @@ impl Drop for Wire {
         self.read.clear();
         self.out.clear();
         self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::AsyncWriteExt;
+
+    async fn fill(wire: &mut Wire, io: &mut Io) -> usize {
+        poll_fn(|cx| wire.poll_fill(io, cx)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_wire_that_waits_holds_no_buffer_and_gets_the_same_one_back() {
+        let (mut peer, io) = tokio::io::duplex(1024);
+        let mut io = Io::Memory(io);
+        let mut wire = Wire::default();
+        peer.write_all(b"head").await.unwrap();
+        assert_eq!(fill(&mut wire, &mut io).await, 4);
+        let address = wire.read.as_ptr();
+        let head = wire.read.split_to(4).freeze();
+        drop(head);
+        poll_fn(|cx| {
+            assert!(wire.poll_fill(&mut io, cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!((wire.read.capacity(), wire.out.capacity()), (0, 0));
+        peer.write_all(b"next").await.unwrap();
+        assert_eq!(fill(&mut wire, &mut io).await, 4);
+        assert_eq!(
+            wire.read.as_ptr(),
+            address,
+            "the worker's buffer, from its first byte"
+        );
+    }
+
+    #[tokio::test]
+    async fn reads_are_bounded_and_grow_only_under_load() {
+        let (mut peer, io) = tokio::io::duplex(1 << 20);
+        let mut io = Io::Memory(io);
+        peer.write_all(&vec![0; 300_000]).await.unwrap();
+        let mut wire = Wire::default();
+        let mut largest = 0;
+        while wire.read.len() < BUFFER_BYTES_MAX {
+            largest = largest.max(fill(&mut wire, &mut io).await);
+        }
+        assert_eq!(wire.read.len(), BUFFER_BYTES_MAX);
+        assert!(largest <= BUFFER_BYTES_MAX);
+        poll_fn(|cx| {
+            let refused = wire.poll_fill(&mut io, cx);
+            assert!(
+                matches!(refused, Poll::Ready(Err(_))),
+                "never beyond the bound"
+            );
+            Poll::Ready(())
+        })
+        .await;
     }
 }

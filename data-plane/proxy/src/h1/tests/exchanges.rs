@@ -425,3 +425,13 @@ async fn a_drain_still_answers_what_arrives_in_its_first_moment() {
         .await;
     assert_eq!(served.requests, 0);
 }
+
+/// An idle connection is a future of this size and no buffer; ten thousand are 40 MB at most.
+#[tokio::test]
+async fn the_future_of_a_connection_stays_small() {
+    let rig = Rig::new(Habit::Once).await;
+    let (_client, io) = tokio::io::duplex(1);
+    let serving = super::super::serve(crate::io::Io::Memory(io), &rig.drain, &rig.path);
+    let size = size_of_val(&serving);
+    assert!(size <= 4_096, "{size} bytes");
+}
