@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_model::{Hostname, Resource, ResourceName};
+use outrigger_model::{Hostname, Namespace, Resource, ResourceName};
 
 use crate::{
     Code, Diagnostic, Object, ObjectKey, Options, Severity,
@@ -264,6 +264,12 @@ impl Compiler {
     #[must_use]
     pub fn resources(&self) -> &Resources {
         &self.resources
+    }
+
+    /// A resource as a client of `namespace` sees it.
+    #[must_use]
+    pub fn get(&self, name: &ResourceName, namespace: &Namespace) -> Option<&Arc<Resource>> {
+        Some(self.resources.get(name)?.of(namespace))
     }
 
     /// Host names and virtual addresses.

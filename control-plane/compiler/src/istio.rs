@@ -5,6 +5,7 @@
 //! found wrong is not used here, a condition that it found wrong or not supported never widens
 //! a match in silence.
 
+mod condition;
 mod host;
 mod policy;
 mod reader;

@@ -1,5 +1,7 @@
 //! Fields of Istio's kinds, as the CRDs of Istio 1.31 list them (the versions v1, v1beta1 and
 //! v1alpha3 are the same).
+//!
+//! One table, longer than a file should be: split, it could not be read beside the CRDs.
 
 use super::{
     COUNT, Field, PERCENT, PORT, Shape, UNSIGNED, extension, ignored,

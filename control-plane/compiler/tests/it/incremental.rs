@@ -189,7 +189,7 @@ fn from_scratch(present: &BTreeMap<ObjectKey, Arc<Object>>) -> Compiler {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn incremental_equals_from_scratch(
