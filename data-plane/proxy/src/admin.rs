@@ -257,3 +257,5 @@ fn text(kind: &'static str, body: String) -> Answer {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::certificate as test_certificate;

@@ -94,6 +94,7 @@ impl Cluster {
             target.policy.limits.clone(),
             Arc::clone(&limits.connections),
         );
+        pool.report_to(telemetry, &series);
         let admission = limits.admission.with_limits(&target.policy.limits);
         let now = Instant::now();
         let mut state = State {

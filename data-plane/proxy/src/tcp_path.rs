@@ -159,6 +159,7 @@ pub(crate) async fn carry(
     let mut client = client;
     let (relayed, refusal) = match opened {
         Ok(mut opened) => {
+            opened.series.tcp_opened(security(&opened.endpoint).1);
             let relayed = run(&mut client, &mut opened).await;
             let ended = Ended {
                 service,
@@ -214,13 +215,16 @@ struct Ended<'a> {
     begun: Instant,
 }
 
+fn security(endpoint: &Endpoint) -> (Option<&SpiffeId>, Security) {
+    match &endpoint.peer {
+        Peer::Meshed(peer) => (Some(peer), Security::MutualTls),
+        Peer::Plain => (None, Security::None),
+    }
+}
+
 fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
     let endpoint = ended.opened.map(|opened| &opened.endpoint);
-    let (peer, security) = match endpoint.map(|endpoint| &endpoint.peer) {
-        Some(Peer::Meshed(peer)) => (Some(peer), Security::MutualTls),
-        Some(Peer::Plain) => (None, Security::None),
-        None => (None, Security::Unknown),
-    };
+    let (peer, security) = endpoint.map_or((None, Security::Unknown), |one| security(one));
     let record = RequestRecord {
         direction: Direction::Outbound,
         carried: Carried::Tcp,
@@ -264,6 +268,18 @@ pub(crate) async fn deliver(
     let begun = Instant::now();
     let endpoint = worker.application(application);
     let opened = endpoint.open(Alpn::Tcp, NO_DEADLINE).await;
+    let series = worker.series(&SeriesKey::Inbound {
+        port,
+        peer: peer.cloned(),
+    });
+    let security = if peer.is_some() {
+        Security::MutualTls
+    } else {
+        Security::None
+    };
+    if opened.is_ok() {
+        series.tcp_opened(security);
+    }
     let (relayed, refusal) = match opened {
         Ok(mut connection) => (relay(&mut client, &mut connection.io, IDLE_MAX).await, None),
         Err(failure) => {
@@ -289,11 +305,7 @@ pub(crate) async fn deliver(
         backend: None,
         endpoint: Some(application),
         peer,
-        security: if peer.is_some() {
-            Security::MutualTls
-        } else {
-            Security::None
-        },
+        security,
         status: 0,
         grpc_status: None,
         reason: refusal.as_ref().map(|refusal| refusal.reason),
@@ -305,9 +317,5 @@ pub(crate) async fn deliver(
         response_bytes: relayed.received,
         traceparent: "",
     };
-    let series = worker.series(&SeriesKey::Inbound {
-        port,
-        peer: peer.cloned(),
-    });
     worker.shared.telemetry.record(&record, &series);
 }

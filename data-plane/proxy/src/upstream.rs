@@ -12,6 +12,8 @@
 mod connect;
 mod permits;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},

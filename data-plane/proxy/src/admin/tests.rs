@@ -55,7 +55,7 @@ fn identity() -> SpiffeId {
 
 /// A chain of one leaf under a root, valid until `not_after`; and the key, in the forms in which
 /// it could leak.
-fn certificate(not_after: (i32, u8, u8)) -> (TlsContext, Vec<String>) {
+pub(crate) fn certificate(not_after: (i32, u8, u8)) -> (TlsContext, Vec<String>) {
     let date = |(year, month, day)| rcgen::date_time_ymd(year, month, day);
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -171,7 +171,7 @@ pub(super) const RESPONSE_BYTES: Metric = counter(
 pub(super) const TCP_OPENED: Metric = counter(
     "outrigger_tcp_connections_opened_total",
     base_labels!(),
-    "Opaque TCP connections begun.",
+    "Opaque TCP connections carried; those refused are only in the closed ones.",
 );
 pub(super) const TCP_CLOSED: Metric = counter(
     "outrigger_tcp_connections_closed_total",

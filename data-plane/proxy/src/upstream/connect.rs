@@ -15,6 +15,7 @@ use super::{Connection, Endpoint, Permit};
 use crate::{
     exchange::{AttemptFailure, AttemptFailureKind as Kind, Deadline},
     io::Io,
+    telemetry::Handshake,
     tls::{Alpn, identity_of},
 };
 
@@ -63,6 +64,7 @@ impl Endpoint {
         })
     }
 
+    /// A handshake, reported however it ends.
     async fn secure(
         &self,
         stream: TcpStream,
@@ -70,37 +72,58 @@ impl Endpoint {
         expected: &SpiffeId,
         deadline: Deadline,
     ) -> Result<TlsStream<TcpStream>, AttemptFailure> {
+        let begun = Instant::now();
+        let shaken = self.shake(stream, alpn, expected, deadline).await;
+        let result = shaken
+            .as_ref()
+            .map_or_else(|(failed, _)| *failed, |_| Handshake::Completed);
+        self.pool().report_handshake(result, begun.elapsed());
+        shaken.map_err(|(_, failure)| failure)
+    }
+
+    async fn shake(
+        &self,
+        stream: TcpStream,
+        alpn: Alpn,
+        expected: &SpiffeId,
+        deadline: Deadline,
+    ) -> Result<TlsStream<TcpStream>, (Handshake, AttemptFailure)> {
         let Some(context) = self.tls.load_full() else {
             let detail = "this sidecar holds no certificate yet";
-            return Err(AttemptFailure::new(Kind::NoCertificate, detail));
+            let failure = AttemptFailure::new(Kind::NoCertificate, detail);
+            return Err((Handshake::NoCertificate, failure));
         };
         let until = deadline.or_after(Instant::now(), Some(HANDSHAKE_TIMEOUT));
         let name = ServerName::IpAddress(self.address.ip().into());
         let handshake = TlsConnector::from(context.client(alpn)).connect(name, stream);
-        let refuse = |detail: String| AttemptFailure::new(Kind::Handshake, detail);
+        let refuse = |result, detail: String| {
+            let detail = format!("{}: {detail}", self.address);
+            (result, AttemptFailure::new(Kind::Handshake, detail))
+        };
         let stream = match within(until, handshake).await {
             Some(Ok(stream)) => stream,
-            Some(Err(error)) => return Err(refuse(format!("{}: {error}", self.address))),
+            Some(Err(error)) => {
+                return Err(refuse(Handshake::of_error(&error), error.to_string()));
+            }
             None => {
-                return Err(self.too_late(deadline, until, Kind::Handshake, "handshake timeout"));
+                let late = self.too_late(deadline, until, Kind::Handshake, "handshake timeout");
+                return Err((Handshake::TimedOut, late));
             }
         };
         let session = stream.get_ref().1;
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let proven = match leaf.map(identity_of) {
             Some(Ok(proven)) => proven,
-            Some(Err(error)) => return Err(refuse(format!("{}: {error}", self.address))),
-            None => return Err(refuse(format!("{}: no certificate", self.address))),
+            Some(Err(error)) => return Err(refuse(Handshake::Untrusted, error.to_string())),
+            None => return Err(refuse(Handshake::Untrusted, "no certificate".to_owned())),
         };
         if proven != *expected {
-            let text = format!("{}: is {proven}, expected {expected}", self.address);
-            return Err(refuse(text));
+            let detail = format!("is {proven}, expected {expected}");
+            return Err(refuse(Handshake::WrongIdentity, detail));
         }
         if session.alpn_protocol() != Some(alpn.as_bytes()) {
-            return Err(refuse(format!(
-                "{}: did not agree on the protocol",
-                self.address
-            )));
+            let detail = "did not agree on the protocol".to_owned();
+            return Err(refuse(Handshake::Protocol, detail));
         }
         Ok(stream)
     }

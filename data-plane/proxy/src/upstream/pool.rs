@@ -1,18 +1,22 @@
 //! Bounds of one target in one worker, and the line of those who wait for a connection.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
+    time::Duration,
 };
 
 use outrigger_model::ConnectionLimits;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{Connection, Endpoint, Permit, Permits};
-use crate::exchange::{AttemptFailure, AttemptFailureKind, Deadline};
+use crate::{
+    exchange::{AttemptFailure, AttemptFailureKind, Deadline},
+    telemetry::{Direction, Handshake, Series, Telemetry},
+};
 
 /// Connections of one target in one worker.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub struct Pool {
     /// Bounded by `pending_max`.
     waiting: RefCell<VecDeque<Waiter>>,
     pending: Cell<u32>,
+    /// Who is told of waits and handshakes; nobody for the application beside us.
+    report: OnceCell<(Telemetry, Rc<Series>)>,
 }
 
 #[derive(Debug)]
@@ -46,6 +52,7 @@ struct Pending<'a>(&'a Pool);
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.0.pending.set(self.0.pending.get().saturating_sub(1));
+        self.0.report_pending(-1);
         self.0
             .waiting
             .borrow_mut()
@@ -65,7 +72,26 @@ impl Pool {
             members: RefCell::new(Vec::new()),
             waiting: RefCell::new(VecDeque::new()),
             pending: Cell::new(0),
+            report: OnceCell::new(),
         })
+    }
+
+    /// Tells of waiting requests on this series, and of handshakes. Only the first call counts.
+    pub fn report_to(&self, telemetry: &Telemetry, series: &Rc<Series>) {
+        self.report
+            .get_or_init(|| (telemetry.clone(), Rc::clone(series)));
+    }
+
+    fn report_pending(&self, by: i64) {
+        if let Some((_, series)) = self.report.get() {
+            series.pending(by);
+        }
+    }
+
+    pub(super) fn report_handshake(&self, result: Handshake, took: Duration) {
+        if let Some((telemetry, _)) = self.report.get() {
+            telemetry.handshake(Direction::Outbound, result, took);
+        }
     }
 
     /// The bounds in force.
@@ -124,6 +150,7 @@ impl Pool {
             ));
         }
         self.pending.set(self.pending.get().saturating_add(1));
+        self.report_pending(1);
         let _pending = Pending(self);
         let own = Deadline::NONE.or_after(Instant::now(), Some(limits.pending_timeout));
         let until = own
