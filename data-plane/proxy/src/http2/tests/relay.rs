@@ -240,3 +240,34 @@ fn declared_lengths_are_held_in_both_directions() {
         });
     }
 }
+
+#[test]
+fn a_reset_without_error_completes_an_answer_only_at_its_declared_length() {
+    for (declared, fits) in [(4, true), (5, false)] {
+        local(async move {
+            let go = Rc::new(Notify::new());
+            let gone = Rc::clone(&go);
+            let server = Server::new(PLAIN, move |_, _request, mut respond| {
+                let go = Rc::clone(&go);
+                async move {
+                    let response = Response::builder().header("content-length", declared);
+                    let response = response.body(()).unwrap();
+                    let mut stream = respond.send_response(response, false).unwrap();
+                    stream
+                        .send_data(Bytes::from_static(b"four"), false)
+                        .unwrap();
+                    go.notified().await;
+                    stream.send_reset(h2::Reason::NO_ERROR);
+                }
+            })
+            .await;
+            let served = Served::new(server.path()).await;
+            let (response, _stream) = served.send(post()).await;
+            let mut body = response.await.unwrap().into_body();
+            assert_eq!(&body.data().await.unwrap().unwrap()[..], b"four");
+            gone.notify_one();
+            let rest = body.data().await;
+            assert_eq!(rest.is_none_or(|end| end.is_ok()), fits, "{declared}");
+        });
+    }
+}

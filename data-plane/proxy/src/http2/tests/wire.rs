@@ -199,3 +199,59 @@ fn no_malformed_head_reaches_an_application() {
         }
     });
 }
+
+/// An upstream that answers the first stream of its first `refusing` connections by a GOAWAY that
+/// says it was not processed, and serves on later ones.
+async fn leaving(refusing: u32) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(async move {
+        for _ in 0..refusing {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut preface = [0; 24];
+            stream.read_exact(&mut preface).await.unwrap();
+            stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+            loop {
+                let mut head = [0; 9];
+                stream.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                let mut payload = vec![0; usize::try_from(length).unwrap()];
+                stream.read_exact(&mut payload).await.unwrap();
+                if head[3] == HEADERS {
+                    break;
+                }
+            }
+            // Last stream 0, NO_ERROR.
+            stream
+                .write_all(&frame(GOAWAY, 0, 0, &[0; 8]))
+                .await
+                .unwrap();
+            tokio::io::copy(&mut stream, &mut tokio::io::sink())
+                .await
+                .ok();
+        }
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((_request, mut respond))) = connection.accept().await {
+            answer_with(&mut respond, 200, b"served");
+        }
+    });
+    (address, tasks)
+}
+
+#[test]
+fn what_a_goaway_left_out_is_sent_again_once_without_a_failure() {
+    for (refusing, expected) in [
+        (1, (200, &[][..])),
+        (2, (503, &[AttemptFailureKind::RefusedStream][..])),
+    ] {
+        local(async move {
+            let (address, _tasks) = leaving(refusing).await;
+            let served = Served::new(Path::new(endpoint(address, |_| {}))).await;
+            let answer = served.post("x").await.unwrap();
+            let failures = served.path().failures.borrow();
+            assert_eq!((answer.head.status.as_u16(), &failures[..]), expected);
+        });
+    }
+}
