@@ -18,6 +18,10 @@
 //! - The certificate's identity decides: without one nothing is served, and an InboundPolicy only
 //!   to who holds its identity.
 //!
+//! On reconnect, `initial_resource_versions` lists what a sidecar holds by canonical name, and, with
+//! the same version, by each other text that it knows to mean that name. A text that is not listed
+//! is answered with the whole resource: the sidecar may not know yet what it means.
+//!
 //! State: one [`RwLock`](std::sync::RwLock) around the store (written by `publish` and when
 //! subscriptions change), one mutex a stream around its dirty set and its progress. No lock is held
 //! across an await.

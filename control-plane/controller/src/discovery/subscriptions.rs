@@ -19,6 +19,8 @@ use outrigger_proto::Version;
 use super::{encoded::EncodedResource, envelope::removed_len};
 
 mod kind;
+#[cfg(test)]
+mod tests;
 
 use kind::{Kind, Told};
 

@@ -1,6 +1,6 @@
 //! Real clients on real streams.
 
-mod bench;
+pub(super) mod bench;
 
 use std::{
     collections::BTreeMap,

@@ -373,7 +373,7 @@ pub(super) fn destination(name: &str, shards: u16) -> Resource {
 }
 
 /// A table of one TCP rule, whose origin makes tables differ.
-pub(super) fn table(name: &str, origin: &str) -> Resource {
+pub(in crate::discovery) fn table(name: &str, origin: &str) -> Resource {
     let name: DestinationName = name.parse().unwrap();
     let backend = Backend {
         destination: name.clone(),
