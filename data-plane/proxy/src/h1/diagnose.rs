@@ -54,13 +54,13 @@ fn first_line(raw: &[u8]) -> (&[u8], &[u8]) {
 
 /// What no line of any head may contain.
 fn raw_bytes(raw: &[u8]) -> Option<Reject> {
-    if memchr::memchr(0, raw).is_some() {
-        return Some(Reject::Nul);
-    }
     let after_cr =
         |position: usize| position.checked_sub(1).and_then(|cr| raw.get(cr)) == Some(&b'\r');
     if !memchr::memchr_iter(b'\n', raw).all(after_cr) {
         return Some(Reject::BareLf);
+    }
+    if memchr::memchr(0, raw).is_some() {
+        return Some(Reject::Nul);
     }
     memchr::memchr_iter(b'\r', raw)
         .any(|position| raw.get(position + 1) != Some(&b'\n'))

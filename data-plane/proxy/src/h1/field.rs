@@ -127,12 +127,19 @@ pub(super) fn collect(
     for header in parsed {
         let name = header.name.as_bytes();
         let kind = classify(name);
+        let span = Span::within(raw, name)?;
+        if !raw
+            .get(..span.start())
+            .is_some_and(|before| before.ends_with(b"\r\n"))
+        {
+            return Err(Reject::BareLf);
+        }
         let value = Span::within(raw, header.value)?;
         if kind != FieldKind::Plain {
             facts.note(kind, name, header.value, value)?;
         }
         fields.0.push(Field {
-            name: Span::within(raw, name)?,
+            name: span,
             value,
             kind,
         });

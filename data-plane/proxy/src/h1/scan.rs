@@ -2,10 +2,13 @@
 //!
 //! Nothing is parsed before the whole section is there, and no byte is looked at twice: a peer
 //! that sends one byte at a time costs the same work per byte as one that sends the head at once.
-//! Line ends are judged here, on the raw bytes, because the parser behind accepts a bare LF.
+//! Line ends are judged on the raw bytes, here or in [`field`](super::field), because the parser
+//! between accepts a bare LF.
 
 use super::{FIELDS_MAX, HEAD_BYTES_MAX, Reject};
 use memchr::memchr;
+use memchr::memmem::Finder;
+use std::sync::LazyLock;
 
 /// What may stand before the first line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,11 @@ impl Scanner {
     /// `BareLf`, `LeadingBlankLine`, `BadMethod` or `BadStatusLine` (nothing begins so),
     /// `HeadTooLarge`, `TooManyFields`: as soon as they can be known.
     pub fn scan(&mut self, buf: &[u8]) -> Result<Option<Section>, Reject> {
+        if self.scanned == 0
+            && let Some(section) = self.whole(buf)
+        {
+            return Ok(Some(section));
+        }
         match self.leading {
             Leading::OneBlankLine if self.scanned == self.skip => {
                 check_first_byte(buf.get(self.skip..).unwrap_or_default())?;
@@ -94,6 +102,25 @@ impl Scanner {
         Ok(None)
     }
 
+    /// The usual case: the first read brought the whole head. One search for the empty line, in
+    /// place of one for each line end; that every line ends in CRLF is seen again when the fields
+    /// are collected, where it costs one comparison a field.
+    fn whole(&self, buf: &[u8]) -> Option<Section> {
+        let begins = match self.leading {
+            Leading::OneBlankLine => buf.first().copied().is_some_and(super::field::is_token),
+            Leading::Nothing => buf.starts_with(PROTOCOL),
+            Leading::FieldsOnly => false,
+        };
+        let within = buf
+            .get(..buf.len().min(HEAD_BYTES_MAX))
+            .filter(|_| begins)?;
+        let end = EMPTY_LINE.find(within)?;
+        Some(Section {
+            skip: 0,
+            len: end + EMPTY_LINE.needle().len(),
+        })
+    }
+
     /// How many bytes of `buf` the next call would look at.
     #[cfg(test)]
     pub(super) fn unseen(&self, buf: &[u8]) -> usize {
@@ -111,6 +138,9 @@ impl Scanner {
         }
     }
 }
+
+/// The end of a head. Prepared once: preparing costs more than one search.
+static EMPTY_LINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
 
 /// What every status line begins with.
 const PROTOCOL: &[u8] = b"HTTP/";

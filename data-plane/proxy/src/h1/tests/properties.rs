@@ -31,6 +31,31 @@ proptest! {
         prop_assert_eq!(framing_of(&bytes, step, Leading::OneBlankLine), whole);
     }
 
+    /// A proper head with a few bytes struck: what one way of finding its end accepts, the other
+    /// accepts, and nothing accepted holds a line that does not end in CRLF.
+    #[test]
+    fn a_damaged_head_is_judged_alike_whole_and_in_pieces(
+        strikes in proptest::collection::vec(
+            (0_usize..90, proptest::sample::select(vec!["\n", "\r", "\r\n", "\0", " "]), any::<bool>()),
+            1..4,
+        ),
+        step in 1_usize..40,
+    ) {
+        let mut bytes = b"POST /a HTTP/1.1\r\nHost: a\r\nX: y\r\nContent-Length: 5\r\nY: z\r\n\r\nhello\r\n\r\n".to_vec();
+        for (position, with, replace) in strikes {
+            let position = position % bytes.len();
+            bytes.splice(position..position + usize::from(replace), with.bytes());
+        }
+        let whole = framing_of(&bytes, bytes.len(), Leading::OneBlankLine);
+        let pieces = framing_of(&bytes, step, Leading::OneBlankLine);
+        prop_assert_eq!(whole.ok(), pieces.ok());
+        if let Ok(Some(_)) = whole {
+            let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+            let bare = |at: &usize| bytes[*at] == b'\n' && (*at == 0 || bytes[at - 1] != b'\r');
+            prop_assert_eq!((0..end).find(bare), None);
+        }
+    }
+
     #[test]
     fn splits_do_not_change_a_chunk_stream(bytes in http_like(), step in 1_usize..40) {
         prop_assert_eq!(decode(&bytes, step), decode(&bytes, usize::MAX));
