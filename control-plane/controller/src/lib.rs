@@ -1,4 +1,13 @@
-//! The control plane, as a library: sources, discovery, certificates, and the listener they share.
+//! The control plane: where objects come from, and how what is compiled of them reaches sidecars.
+//!
+//! - [`source`]: a watched folder of manifests.
+//! - [`discovery`]: each sidecar gets the part that it uses.
+//! - [`transport`]: the gRPC listener, TLS from the first byte.
+//! - [`identity`]: certificates for workloads.
+//! - [`controller`]: all of it, assembled.
+
+pub mod controller;
 pub mod discovery;
 pub mod identity;
+pub mod source;
 pub mod transport;

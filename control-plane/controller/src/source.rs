@@ -1,0 +1,203 @@
+//! The manifest folder as a source of objects (DESIGN §2): watched, parsed, and turned into changes.
+//!
+//! [`Directory::open`] reads the folder once; [`Directory::watch`] then yields an [`Update`]
+//! whenever its files differ from what was seen. The system's notifications only say when to look
+//! again: what is there is always read from the folder itself, whole, so that a lost, doubled or
+//! misleading notification (atomic renames, `..data` link swaps) cannot leave a wrong picture.
+//!
+//! Invariants: a look follows every burst of notifications by [`QUIET`] (at most [`BUSY`] after its
+//! first), and every [`POLL`] anyway, for file systems that notify nobody. An unreadable root
+//! folder changes nothing: the objects stay in force, and the error is a diagnostic.
+
+mod difference;
+mod folder;
+mod manifest;
+mod store;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use outrigger_compiler::{Code, Diagnostic, Severity};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+
+pub use difference::{FIELDS_MAX, FieldChange};
+pub use folder::{DEPTH_MAX, FILE_BYTES_MAX, FILES_MAX};
+pub use store::{Change, Manifest, Transform, Update};
+
+use store::Store;
+
+/// How long a burst of notifications must be quiet before the folder is read: an editor writes a
+/// file in several steps within a few milliseconds.
+pub const QUIET: Duration = Duration::from_millis(50);
+/// Longest wait for quiet.
+pub const BUSY: Duration = Duration::from_millis(500);
+/// The folder is read this often without any notification.
+pub const POLL: Duration = Duration::from_secs(30);
+
+/// The folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It cannot be read.
+    #[error("cannot read the folder {}; give one with manifests in it", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gives no watch.
+    #[error("cannot watch the folder {}; see fs.inotify.max_user_watches and max_user_instances", path.display())]
+    Watch {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: notify::Error,
+    },
+}
+
+/// A watched folder. Owner of all state about its files.
+#[expect(missing_debug_implementations, reason = "holds a foreign transform")]
+pub struct Directory {
+    root: PathBuf,
+    store: Store,
+    transform: Option<Box<dyn Transform>>,
+    watcher: RecommendedWatcher,
+    watched: BTreeSet<PathBuf>,
+    /// Capacity 1: that something happened is all that counts.
+    happened: mpsc::Receiver<()>,
+    said: Vec<Diagnostic>,
+}
+
+impl Directory {
+    /// Reads the folder and begins to watch it. Blocks for as long as reading takes.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or watched; what is wrong in it is in the update.
+    pub fn open(
+        root: &Path,
+        transform: Option<Box<dyn Transform>>,
+    ) -> Result<(Self, Update), SourceError> {
+        let watch_error = |source| SourceError::Watch {
+            path: root.to_owned(),
+            source,
+        };
+        let (notice, happened) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // A read is an event, too, and ours would follow one another for ever.
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                // Full: the look that is due will see this as well.
+                notice.try_send(()).ok();
+            }
+        })
+        .map_err(watch_error)?;
+        let mut directory = Self {
+            root: root.to_owned(),
+            store: Store::default(),
+            transform,
+            watcher,
+            watched: BTreeSet::new(),
+            happened,
+            said: Vec::new(),
+        };
+        // Watch first, read second: what changes in between is seen by the next look.
+        directory
+            .watch_folders(&[root.to_owned()])
+            .map_err(watch_error)?;
+        let update = directory.look().map_err(|source| SourceError::Folder {
+            path: root.to_owned(),
+            source,
+        })?;
+        Ok((directory, update))
+    }
+
+    /// The next update that says anything new. Cancel safe: yes, an update is made whole between
+    /// two awaits, and what was not yet looked at is looked at by the next call.
+    pub async fn watch(&mut self) -> Update {
+        loop {
+            let poll = Instant::now() + POLL;
+            if let Ok(Some(())) = timeout_at(poll, self.happened.recv()).await {
+                let busy = Instant::now() + BUSY;
+                while let Ok(Some(())) =
+                    timeout_at(busy.min(Instant::now() + QUIET), self.happened.recv()).await
+                {
+                    if Instant::now() >= busy {
+                        break;
+                    }
+                }
+            }
+            let before = self.said.clone();
+            let update = self.look().unwrap_or_else(|error| self.unreadable(&error));
+            if !update.changes.is_empty() || update.diagnostics != before {
+                return update;
+            }
+        }
+    }
+
+    fn look(&mut self) -> io::Result<Update> {
+        let mut scan = folder::scan(&self.root)?;
+        let folders = std::mem::take(&mut scan.folders);
+        if let Err(error) = self.watch_folders(&folders) {
+            scan.problems.push(format!(
+                "a folder cannot be watched ({error}): edits in it take up to {} s",
+                POLL.as_secs()
+            ));
+        }
+        let transform = self.transform.as_deref_mut();
+        let update = self.store.update(
+            scan,
+            transform.map(|transform| transform as &mut dyn Transform),
+        );
+        self.said.clone_from(&update.diagnostics);
+        Ok(update)
+    }
+
+    /// Nothing changed, but the folder cannot be read.
+    fn unreadable(&mut self, error: &io::Error) -> Update {
+        let root = self.root.display();
+        self.said = vec![Diagnostic {
+            severity: Severity::Error,
+            code: Code::InvalidObject,
+            object: None,
+            path: String::new(),
+            position: None,
+            message: format!(
+                "cannot read the folder {root} ({error}); its objects stay in force until it is back"
+            ),
+        }];
+        Update {
+            changes: Vec::new(),
+            manifests: self.store.in_force(),
+            diagnostics: self.said.clone(),
+        }
+    }
+
+    /// Watches these folders and no others. Folders, not files: an atomic rename replaces the file.
+    fn watch_folders(&mut self, folders: &[PathBuf]) -> notify::Result<()> {
+        let wanted: BTreeSet<_> = folders.iter().cloned().collect();
+        for gone in self.watched.difference(&wanted) {
+            // It may be gone from the disk already, and its watch with it.
+            drop(self.watcher.unwatch(gone));
+        }
+        self.watched.retain(|folder| wanted.contains(folder));
+        for folder in wanted {
+            if !self.watched.contains(&folder) {
+                self.watcher.watch(&folder, RecursiveMode::NonRecursive)?;
+                self.watched.insert(folder);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
