@@ -1,2 +1,85 @@
-//! x
-fn main() {}
+//! The binary `outrigger`: control plane, local mesh, operator's tool.
+//!
+//! `args` is the command line, `command` what each subcommand does, [`up`] the local mesh as a
+//! library for `outrigger up` and the demo. Hidden subcommands are this program's own children:
+//! one sidecar (`proxy`), one application of the example shop (`shop`), and the way into any other
+//! program (`launch`).
+//!
+//! Exit status: 0; 2 when the user can put it right and nothing was started; 1 for anything else.
+
+mod args;
+mod command;
+mod launch;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+
+use args::{Arguments, Command};
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(arguments) => {
+            init_log(&arguments.mesh.log)?;
+            runtime()?.block_on(command::up::run(arguments))
+        }
+        Command::Proxy { parent, bootstrap } => {
+            if let Some(parent) = parent {
+                launch::end_with(parent)?;
+            }
+            outrigger_proxy::sidecar::run(&bootstrap)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Launch { parent, command } => {
+            launch::become_program(parent, &command)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Shop { arguments } => {
+            match runtime()?.block_on(outrigger_shop::run(arguments.into_iter())) {
+                Ok(()) => Ok(ExitCode::SUCCESS),
+                Err(error) => match error.downcast::<clap::Error>() {
+                    Ok(error) => error.exit(),
+                    Err(error) => Err(error),
+                },
+            }
+        }
+    }
+}
+
+/// Two workers: the control plane's handshakes need not wait for its compiler. Children are tied
+/// to the thread that starts them, so its threads have to live as long as the process: nothing
+/// here may use `block_in_place`.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// The log of this process goes to stderr.
+fn init_log(filter: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init()
+        .map_err(|error| anyhow::anyhow!("cannot set up the log: {error}"))
+}
+
+#[expect(clippy::print_stderr, reason = "a person reads this")]
+pub(crate) fn complain(text: &str) {
+    eprintln!("outrigger: {text}");
+}

@@ -16,8 +16,7 @@ use outrigger_ca::{
 };
 use outrigger_compiler::{Compiler, Membership};
 use outrigger_model::{
-    InvalidValue, MeshSettings, Namespace, Resource, ServiceAccount, SpiffeId, TrustDomain,
-    WorkloadName,
+    InvalidValue, MeshSettings, Namespace, Resource, ServiceAccount, SpiffeId, WorkloadName,
 };
 use prometheus::Registry;
 use tokio::{
@@ -118,9 +117,7 @@ pub struct Controller;
 #[expect(missing_debug_implementations, reason = "leads to private keys")]
 pub struct Running {
     address: SocketAddr,
-    identity: SpiffeId,
-    authority: Arc<CertificateAuthority>,
-    tokens: Arc<TokenAuthority>,
+    keys: Keys,
     discovery: DiscoveryHandle,
     registry: Registry,
     events: broadcast::Sender<Event>,
@@ -140,38 +137,13 @@ impl Controller {
         directory: Directory,
         first: Update,
     ) -> Result<(Running, broadcast::Receiver<Event>), StartError> {
-        let trust_domain = options.settings.trust_domain.clone();
-        let authority = Arc::new(authority(&options, &trust_domain)?);
-        let tokens = TokenAuthority::open_or_create(&options.state_dir, trust_domain.clone())?;
-        let tokens = Arc::new(tokens);
-        let identity = control_plane_identity(&trust_domain)?;
+        let keys = Keys::open(&options)?;
         let registry = Registry::new();
-        let transport_metrics = TransportMetrics::register(&registry)?;
-        let names = ServerNames {
-            identity: identity.clone(),
-            dns: Vec::new(),
-            addresses: vec![options.listen.ip()],
-        };
-        let tls = ServerTls::new(
-            Arc::clone(&authority),
-            names,
-            options.leaf_lifetime,
-            transport_metrics.clone(),
-        );
-        let tls = Arc::new(tls?);
-        let certificates = IdentityService::new(
-            Arc::clone(&authority),
-            Arc::new(LocalTokens(Arc::clone(&tokens))),
-            &IdentityOptions {
-                leaf_ttl: options.leaf_lifetime,
-                ..IdentityOptions::default()
-            },
-            IdentityMetrics::register(&registry)?,
-        );
         let listen_error = |source| StartError::Listen {
             address: options.listen,
             source,
         };
+        let server = Server::new(&options, &keys, &registry)?;
         let listener = TcpListener::bind(options.listen)
             .await
             .map_err(listen_error)?;
@@ -192,14 +164,106 @@ impl Controller {
             events.clone(),
             publish_manifests,
         );
-        owner.begin(first, Resource::TrustBundle(authority.trust_bundle()));
+        owner.begin(first, Resource::TrustBundle(keys.authority.trust_bundle()));
 
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        server.serve(listener, &discovery, &stop, &mut tasks);
+        tasks.spawn(owner.run(stop.clone()));
+        tracing::info!(%address, identity = %keys.identity, "control plane started");
+        let running = Running {
+            address,
+            keys,
+            discovery,
+            registry,
+            events,
+            manifests,
+            stop,
+            tasks,
+        };
+        Ok((running, said))
+    }
+}
+
+/// What the control plane signs with, and who it is itself.
+struct Keys {
+    authority: Arc<CertificateAuthority>,
+    tokens: Arc<TokenAuthority>,
+    identity: SpiffeId,
+}
+
+impl Keys {
+    fn open(options: &Options) -> Result<Self, StartError> {
+        let trust_domain = &options.settings.trust_domain;
+        let authority = match &options.root {
+            Root::State => {
+                CertificateAuthority::open_or_create(&options.state_dir, trust_domain.clone())
+            }
+            Root::Files { certificate, key } => {
+                CertificateAuthority::from_files(certificate, key, trust_domain.clone())
+            }
+        };
+        let tokens = TokenAuthority::open_or_create(&options.state_dir, trust_domain.clone())?;
+        Ok(Self {
+            authority: Arc::new(authority?),
+            tokens: Arc::new(tokens),
+            identity: SpiffeId {
+                trust_domain: trust_domain.clone(),
+                namespace: Namespace::parse(ROOT_NAMESPACE)?,
+                service_account: ServiceAccount::parse(SERVICE_ACCOUNT)?,
+            },
+        })
+    }
+}
+
+/// The gRPC server, before it listens.
+struct Server {
+    tls: Arc<ServerTls>,
+    certificates: IdentityService,
+    metrics: TransportMetrics,
+}
+
+impl Server {
+    fn new(options: &Options, keys: &Keys, registry: &Registry) -> Result<Self, StartError> {
+        let metrics = TransportMetrics::register(registry)?;
+        let names = ServerNames {
+            identity: keys.identity.clone(),
+            dns: Vec::new(),
+            addresses: vec![options.listen.ip()],
+        };
+        let tls = ServerTls::new(
+            Arc::clone(&keys.authority),
+            names,
+            options.leaf_lifetime,
+            metrics.clone(),
+        )?;
+        let certificates = IdentityService::new(
+            Arc::clone(&keys.authority),
+            Arc::new(LocalTokens(Arc::clone(&keys.tokens))),
+            &IdentityOptions {
+                leaf_ttl: options.leaf_lifetime,
+                ..IdentityOptions::default()
+            },
+            IdentityMetrics::register(registry)?,
+        );
+        Ok(Self {
+            tls: Arc::new(tls),
+            certificates,
+            metrics,
+        })
+    }
+
+    fn serve(
+        self,
+        listener: TcpListener,
+        discovery: &DiscoveryHandle,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
         let router = transport::server()
-            .add_service(certificates.into_server())
+            .add_service(self.certificates.into_server())
             .add_service(discovery.server());
-        let incoming = transport::connections(listener, Arc::clone(&tls), transport_metrics);
+        let incoming = transport::connections(listener, Arc::clone(&self.tls), self.metrics);
         let stopped = stop.clone().cancelled_owned();
         tasks.spawn(async move {
             if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
@@ -209,25 +273,10 @@ impl Controller {
                 );
             }
         });
-        let stopped = stop.clone();
+        let (stopped, tls) = (stop.clone(), self.tls);
         tasks.spawn(async move {
             stopped.run_until_cancelled(tls.keep_renewed()).await;
         });
-        tasks.spawn(owner.run(stop.clone()));
-        tracing::info!(%address, %identity, "control plane started");
-        let running = Running {
-            address,
-            identity,
-            authority,
-            tokens,
-            discovery,
-            registry,
-            events,
-            manifests,
-            stop,
-            tasks,
-        };
-        Ok((running, said))
     }
 }
 
@@ -241,7 +290,7 @@ impl Running {
     /// What it proves to sidecars.
     #[must_use]
     pub fn identity(&self) -> &SpiffeId {
-        &self.identity
+        &self.keys.identity
     }
 
     /// Follows what happens from now on.
@@ -271,7 +320,7 @@ impl Running {
     /// The roots that a sidecar trusts before its first trust bundle, as PEM.
     #[must_use]
     pub fn root_pem(&self) -> String {
-        let roots = self.authority.trust_bundle().roots;
+        let roots = self.keys.authority.trust_bundle().roots;
         let roots = roots
             .iter()
             .map(|der| pem::Pem::new("CERTIFICATE", der.to_vec()));
@@ -287,7 +336,7 @@ impl Running {
         identity: &SpiffeId,
         workload: &WorkloadName,
     ) -> Result<WorkloadToken, TokenError> {
-        self.tokens.mint(identity, workload, TOKEN_TTL_DEFAULT)
+        self.keys.tokens.mint(identity, workload, TOKEN_TTL_DEFAULT)
     }
 
     /// Ends all streams and tasks; sidecars work on with what they have. Takes 5 s at most.
@@ -298,32 +347,6 @@ impl Running {
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(SHUTDOWN_MAX, ended).await.is_err() {
             tracing::warn!("the control plane's tasks did not end in time");
-        }
-    }
-}
-
-/// What the control plane of a trust domain proves.
-///
-/// # Errors
-/// Never for the constants above.
-fn control_plane_identity(trust_domain: &TrustDomain) -> Result<SpiffeId, InvalidValue> {
-    Ok(SpiffeId {
-        trust_domain: trust_domain.clone(),
-        namespace: Namespace::parse(ROOT_NAMESPACE)?,
-        service_account: ServiceAccount::parse(SERVICE_ACCOUNT)?,
-    })
-}
-
-fn authority(
-    options: &Options,
-    trust_domain: &TrustDomain,
-) -> Result<CertificateAuthority, RootError> {
-    match &options.root {
-        Root::State => {
-            CertificateAuthority::open_or_create(&options.state_dir, trust_domain.clone())
-        }
-        Root::Files { certificate, key } => {
-            CertificateAuthority::from_files(certificate, key, trust_domain.clone())
         }
     }
 }

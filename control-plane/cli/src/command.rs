@@ -1,0 +1,3 @@
+//! What each subcommand does.
+
+pub(crate) mod up;

@@ -1,0 +1,37 @@
+//! Becomes another program that does not outlive `up`.
+//!
+//! `up` starts its children through this: it asks the kernel for SIGTERM when the parent ends,
+//! however it ends, and then turns into the program. The setting survives that (prctl(2),
+//! `PR_SET_PDEATHSIG`), and no code runs between fork and exec.
+
+use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal};
+
+/// Ends with `parent`, from now on. If it has ended already, this process does so now.
+///
+/// # Errors
+/// When the kernel refuses, or the parent is gone.
+pub(crate) fn end_with(parent: u32) -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+        .context("cannot tie this process to its parent")?;
+    let present = rustix::process::getppid().map(Pid::as_raw_nonzero);
+    let present = present.and_then(|pid| u32::try_from(pid.get()).ok());
+    anyhow::ensure!(
+        present == Some(parent),
+        "the process {parent} that started this one has ended"
+    );
+    Ok(())
+}
+
+/// Turns into `command`. Returns only if that fails.
+///
+/// # Errors
+/// When there is no such program.
+pub(crate) fn become_program(parent: u32, command: &[OsString]) -> anyhow::Result<()> {
+    end_with(parent)?;
+    let (program, arguments) = command.split_first().context("no command is given")?;
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot start {}", program.to_string_lossy()))
+}
