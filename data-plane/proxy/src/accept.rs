@@ -1,6 +1,7 @@
 //! Accept loops: one for each listener and worker, and what a new connection is.
 //!
-//! A listener stops at the drain or when its configuration goes. Out of file descriptors it
+//! A listener stops at the drain or when its configuration goes; connections that the kernel had
+//! accepted by then are still served. Out of file descriptors it
 //! pauses briefly and goes on; at the bound on connections (DEF-18) it waits for one to end.
 
 mod inbound;
@@ -43,12 +44,12 @@ pub async fn accept(
 ) {
     loop {
         let Some(permit) = room(&worker, &stop).await else {
-            return;
+            break;
         };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = worker.shared.drain.begun() => return,
-            () = stop.cancelled() => return,
+            () = worker.shared.drain.begun() => break,
+            () = stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, client)) => start(&worker, &role, stream, client, permit),
@@ -58,6 +59,26 @@ pub async fn accept(
             }
         }
     }
+    if let Err(error) = take_rest(&worker, listener, &role) {
+        failed(&error);
+    }
+}
+
+/// Closing a listener resets what waits in its backlog, though those clients are connected and may
+/// have sent a request: they are taken first. Asks the kernel itself, which knows of connections
+/// that the runtime has not heard of yet.
+fn take_rest(worker: &Rc<Worker>, listener: TcpListener, role: &Rc<Role>) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    while let Some(permit) = worker.shared.limits.downstream.try_acquire() {
+        let (stream, client) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        };
+        stream.set_nonblocking(true)?;
+        start(worker, role, TcpStream::from_std(stream)?, client, permit);
+    }
+    Ok(())
 }
 
 /// Room for one more connection; `None` when the listener ends first.

@@ -7,7 +7,7 @@ use outrigger_model::Protocol;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     engine,
     io::Io,
     outbound::{Outbound, Scope},
+    reason::Refusal,
     snapshot::Service,
     tcp_path,
     telemetry::Direction,
@@ -24,6 +25,9 @@ use crate::{
 /// How long a client may say nothing where only clients speak first (DEF-10 is for a protocol that
 /// was begun; an idle keep-alive connection is legitimate: DEF-14 downstream, 1 h).
 const SILENCE_MAX: Duration = Duration::from_secs(3600);
+/// How long a connection that has said nothing yet is kept once the drain began: as long as the
+/// engine keeps one without a request.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
 /// Bytes that suffice for every decision.
 const AHEAD_BYTES_MAX: usize = 24;
 
@@ -84,12 +88,19 @@ async fn serve(
     }
 }
 
-/// Reads until the bytes decide; `None` when the client leaves or the drain begins first.
+/// Reads until the bytes decide; `None` when the client leaves, or says nothing after the drain
+/// began: a connection just accepted may have its request on the way.
 async fn decide(worker: &Worker, stream: &mut TcpStream, ahead: &mut BytesMut) -> Option<Detected> {
+    let drained = async {
+        worker.shared.drain.begun().await;
+        sleep(DRAIN_GRACE).await;
+    };
+    tokio::pin!(drained);
     loop {
         let read = tokio::select! {
+            biased;
             read = stream.read_buf(ahead) => read.ok()?,
-            () = worker.shared.drain.begun() => return None,
+            () = &mut drained => return None,
         };
         match classify(ahead) {
             Detected::Undecided if read == 0 => {
@@ -101,39 +112,58 @@ async fn decide(worker: &Worker, stream: &mut TcpStream, ahead: &mut BytesMut) -
     }
 }
 
-/// An undeclared port: the upstream is opened while the first byte is awaited from either side, so
-/// that a server-first protocol never waits (DESIGN §5). What turns out to be HTTP goes its own way.
+/// An undeclared port: what turns out to be HTTP goes its own way.
 async fn detect(worker: &Rc<Worker>, service: &Arc<Service>, mut stream: TcpStream, scope: Scope) {
     let mut ahead = BytesMut::with_capacity(AHEAD_BYTES_MAX);
     let begun = Instant::now();
+    match first_word(worker, service, &mut stream, &mut ahead).await {
+        None => {}
+        Some(First::Http(detected)) => serve(worker, stream, ahead, detected, scope).await,
+        Some(First::Opaque(opened)) => {
+            let io = Io::Plain(stream).replay(ahead.freeze());
+            tcp_path::carry(worker, service, io, Some((*opened, begun))).await;
+        }
+    }
+}
+
+/// What the first bytes on an undeclared port mean.
+enum First {
+    Http(Detected),
+    /// With the upstream's connection, or why there is none.
+    Opaque(Box<Result<tcp_path::Opened, Refusal>>),
+}
+
+/// Opens the upstream while the first byte is awaited from either side, so that a server-first
+/// protocol never waits (DESIGN §5). HTTP has no use for what was opened, or is being: it is closed
+/// here, before a request needs its place among the connections.
+async fn first_word(
+    worker: &Rc<Worker>,
+    service: &Service,
+    stream: &mut TcpStream,
+    ahead: &mut BytesMut,
+) -> Option<First> {
     let opening = tcp_path::open(worker, service);
     tokio::pin!(opening);
     let mut opened = None;
     let decided = {
-        let deciding = decide(worker, &mut stream, &mut ahead);
+        let deciding = decide(worker, stream, ahead);
         tokio::pin!(deciding);
         loop {
             tokio::select! {
                 biased;
-                decided = &mut deciding => break decided,
+                decided = &mut deciding => break decided?,
                 result = &mut opening, if opened.is_none() => opened = Some(result),
-                () = tcp_path::speaks(&mut opened) => break Some(Detected::Opaque),
+                () = tcp_path::speaks(&mut opened) => break Detected::Opaque,
             }
         }
     };
-    match decided {
-        None => {}
-        Some(detected @ (Detected::Http1 | Detected::Http2)) => {
-            drop(opened);
-            serve(worker, stream, ahead, detected, scope).await;
-        }
-        Some(Detected::Opaque | Detected::Tls | Detected::Undecided) => {
-            let opened = match opened {
+    Some(match decided {
+        Detected::Http1 | Detected::Http2 => First::Http(decided),
+        Detected::Opaque | Detected::Tls | Detected::Undecided => {
+            First::Opaque(Box::new(match opened {
                 Some(opened) => opened,
                 None => opening.await,
-            };
-            let io = Io::Plain(stream).replay(ahead.freeze());
-            tcp_path::carry(worker, service, io, Some((opened, begun))).await;
+            }))
         }
-    }
+    })
 }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use outrigger_model::ConnectionLimits;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 use super::{Connection, Endpoint, Permit, Permits};
 use crate::{
@@ -35,6 +38,8 @@ pub struct Pool {
 struct Waiter {
     wanted: SocketAddr,
     grant: oneshot::Sender<Grant>,
+    /// Told when it has come to the head of the line.
+    head: Rc<Notify>,
 }
 
 /// What a waiter receives.
@@ -46,17 +51,18 @@ pub(super) enum Grant {
     Connection(Box<Connection>),
 }
 
-/// Keeps the count of waiters right however the wait ends.
+/// Keeps the line right however the wait ends: the next one learns that it is the first.
 struct Pending<'a>(&'a Pool);
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.0.pending.set(self.0.pending.get().saturating_sub(1));
         self.0.report_pending(-1);
-        self.0
-            .waiting
-            .borrow_mut()
-            .retain(|waiter| !waiter.grant.is_closed());
+        let mut waiting = self.0.waiting.borrow_mut();
+        waiting.retain(|waiter| !waiter.grant.is_closed());
+        if let Some(first) = waiting.front() {
+            first.head.notify_one();
+        }
     }
 }
 
@@ -169,19 +175,19 @@ impl Pool {
         })
     }
 
+    /// Only the head of the line listens for what other workers free: one permit wakes one
+    /// listener, and any other would let it lapse.
     async fn wait(&self, wanted: SocketAddr) -> Grant {
         let (grant, mut granted) = oneshot::channel();
-        self.waiting
-            .borrow_mut()
-            .push_back(Waiter { wanted, grant });
+        let head = Rc::new(Notify::new());
+        self.waiting.borrow_mut().push_back(Waiter {
+            wanted,
+            grant,
+            head: Rc::clone(&head),
+        });
         loop {
+            let first = self.is_first(&head);
             let freed = self.permits.freed();
-            // Only the head of the line may take what other workers free.
-            let first = self
-                .waiting
-                .borrow()
-                .front()
-                .is_some_and(|w| w.wanted == wanted);
             if first && let Some(permit) = self.permits.try_acquire() {
                 return Grant::Permit(permit);
             }
@@ -192,9 +198,17 @@ impl Pool {
                         return grant;
                     }
                 }
-                () = freed => {}
+                () = freed, if first => {}
+                () = head.notified(), if !first => {}
             }
         }
+    }
+
+    fn is_first(&self, head: &Rc<Notify>) -> bool {
+        let waiting = self.waiting.borrow();
+        waiting
+            .front()
+            .is_some_and(|waiter| Rc::ptr_eq(&waiter.head, head))
     }
 
     /// Gives a free connection to the first waiter; returns it when nobody waits.
@@ -233,4 +247,57 @@ impl Pool {
 /// A point no request waits for.
 fn own_far() -> Instant {
     Instant::now() + std::time::Duration::from_secs(3600)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use outrigger_model::{Lifetime, Peer, RequestsPerConnection};
+
+    use super::*;
+
+    fn limits() -> ConnectionLimits {
+        ConnectionLimits {
+            connections_max: 1,
+            pending_max: 8,
+            pending_timeout: Duration::from_secs(1),
+            requests_max: 8,
+            requests_per_connection: RequestsPerConnection::Unlimited,
+            retries_max: 0,
+            connect_timeout: Duration::from_secs(1),
+            idle_timeout: Lifetime::Unlimited,
+            connection_age: Lifetime::Unlimited,
+        }
+    }
+
+    /// The permit is snatched by another worker just as it was offered to the first in line; the
+    /// next one that is freed must still reach the first, not lapse at the second.
+    #[tokio::test(start_paused = true)]
+    async fn a_freed_permit_reaches_the_head_of_the_line() {
+        let permits = Permits::new(1);
+        let pool = Pool::new(limits(), Arc::clone(&permits));
+        let endpoint = |port| {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            Endpoint::new(address, Peer::Plain, &pool, Arc::default())
+        };
+        let (one, two) = (endpoint(1), endpoint(2));
+        let elsewhere = async {
+            let held = permits.try_acquire().unwrap();
+            tokio::task::yield_now().await;
+            drop(held);
+            let snatched = permits.try_acquire().unwrap();
+            tokio::task::yield_now().await;
+            drop(snatched);
+        };
+        let first = async {
+            let grant = pool.admit(&one, Deadline::NONE).await;
+            assert!(matches!(grant, Ok(Grant::Permit(_))), "{grant:?}");
+        };
+        let second = async {
+            let grant = pool.admit(&two, Deadline::NONE).await;
+            assert!(matches!(grant, Ok(Grant::Permit(_))), "{grant:?}");
+        };
+        tokio::join!(elsewhere, first, second);
+    }
 }

@@ -1,0 +1,167 @@
+//! Opaque TCP: relayed whole, whoever speaks first, and ended side by side.
+
+use std::{cell::Cell, rc::Rc};
+
+use outrigger_model::Protocol;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{
+    mesh::{Mesh, run},
+    peer::{App, Client, Http, get, once},
+    plan::{ServicePlan, meshed, plain, service},
+    wire::{self, rest, say, until},
+};
+
+/// The client's address for `application` behind a sidecar, on a port that speaks `protocol`.
+async fn through(
+    mesh: &Mesh,
+    application: std::net::SocketAddr,
+    protocol: Protocol,
+    change: impl FnOnce(ServicePlan) -> ServicePlan,
+) -> std::net::SocketAddr {
+    let inbound = mesh.inbound(application).await;
+    let endpoints = vec![meshed(inbound, &mesh.server.identity)];
+    let plan = change(service("db:5432", endpoints).speaks(protocol));
+    mesh.client.knows(&[plan]);
+    mesh.outbound("db:5432").await
+}
+
+async fn echo(mut stream: TcpStream) {
+    let (mut read, mut write) = stream.split();
+    // A peer that breaks off is part of the tests.
+    if tokio::io::copy(&mut read, &mut write).await.is_ok() {
+        let _gone = write.shutdown().await;
+    }
+}
+
+/// A byte that depends on its place.
+fn pattern(place: usize) -> u8 {
+    place.wrapping_mul(31).to_le_bytes()[1]
+}
+
+#[test]
+fn bytes_arrive_whole_and_half_closed_connections_go_on() {
+    run(async {
+        const LENGTH: usize = 48 * 1024 * 1024;
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, echo).await;
+        let outbound = through(&mesh, app, Protocol::Tcp, |plan| plan).await;
+        let client = TcpStream::connect(outbound).await.unwrap();
+        let (mut read, mut write) = client.into_split();
+        let sent: Rc<[u8]> = (0..LENGTH).map(pattern).collect();
+        let sending = async {
+            write.write_all(&sent).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let receiving = async {
+            let mut got = Vec::with_capacity(LENGTH);
+            read.read_to_end(&mut got).await.unwrap();
+            got
+        };
+        let ((), got) = tokio::join!(sending, receiving);
+        assert!(got == *sent, "{} bytes came back", got.len());
+        let metric = |name| mesh.client.metric(name, &[]);
+        while metric("outrigger_tcp_connections_closed_total") < 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(metric("outrigger_tcp_sent_bytes_total"), 48 << 20);
+        assert_eq!(metric("outrigger_tcp_received_bytes_total"), 48 << 20);
+    });
+}
+
+#[test]
+fn a_server_that_speaks_first_does_not_wait_on_an_undeclared_port() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, async |mut stream| {
+            say(&mut stream, "220 ready\r\n").await;
+            assert_eq!(until(&mut stream, "\r\n").await, "EHLO me\r\n");
+            say(&mut stream, "250 ok\r\n").await;
+        })
+        .await;
+        let outbound = through(&mesh, app, Protocol::Detect, |plan| plan).await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        assert_eq!(until(&mut client, "\r\n").await, "220 ready\r\n");
+        say(&mut client, "EHLO me\r\n").await;
+        assert_eq!(rest(&mut client).await, "250 ok\r\n");
+    });
+}
+
+#[test]
+fn a_client_that_speaks_first_is_understood_on_an_undeclared_port() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, echo).await;
+        let outbound = through(&mesh, app, Protocol::Detect, |plan| plan).await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        say(&mut client, "*1\r\n$4\r\nPING\r\n").await;
+        until(&mut client, "PING\r\n").await;
+        let web = App::answering(&mesh, 200).await;
+        let outbound = through(&mesh, web.address, Protocol::Detect, |plan| plan).await;
+        assert_eq!(once(&mesh, outbound, get("/a")).await.text(), "/a");
+    });
+}
+
+#[test]
+fn http_on_an_undeclared_port_needs_one_connection() {
+    run(async {
+        let mesh = Mesh::new();
+        let web = App::answering(&mesh, 200).await;
+        let outbound = through(&mesh, web.address, Protocol::Detect, |plan| {
+            plan.policy(|policy| policy.limits.connections_max = 1)
+        })
+        .await;
+        for _ in 0..5 {
+            // The connection opened for a server that speaks first must give way.
+            let mut client = Client::connect(&mesh, outbound, Http::One).await;
+            let reply = client.get("/a").await;
+            assert_eq!(reply.status, 200, "{}", reply.reason());
+        }
+    });
+}
+
+#[test]
+fn a_connection_is_tried_elsewhere_before_anything_was_sent() {
+    run(async {
+        let mesh = Mesh::new();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nowhere = closed.local_addr().unwrap();
+        drop(closed);
+        let opened = Rc::new(Cell::new(0));
+        let count = Rc::clone(&opened);
+        let app = wire::server(&mesh, move |stream| {
+            count.set(count.get() + 1);
+            echo(stream)
+        })
+        .await;
+        let outbound = through(&mesh, app, Protocol::Tcp, |mut plan| {
+            plan.targets[0].2.push(plain(nowhere));
+            plan
+        })
+        .await;
+        for _ in 0..6 {
+            let mut client = TcpStream::connect(outbound).await.unwrap();
+            say(&mut client, "hello").await;
+            until(&mut client, "hello").await;
+        }
+        assert_eq!(opened.get(), 6);
+    });
+}
+
+#[test]
+fn without_an_endpoint_the_connection_ends_and_the_reason_is_counted() {
+    run(async {
+        let mesh = Mesh::new();
+        mesh.client
+            .knows(&[service("db:5432", Vec::new()).speaks(Protocol::Tcp)]);
+        let outbound = mesh.outbound("db:5432").await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        assert_eq!(rest(&mut client).await, "");
+        let reason = [r#"reason="no-endpoint""#];
+        let refused = mesh.client.metric("outrigger_refusals_total", &reason);
+        assert_eq!(refused, 1, "{}", mesh.client.telemetry.page());
+    });
+}
