@@ -20,6 +20,8 @@ pub(crate) enum Command {
     /// Run a mesh on this machine from a folder of manifests: a control plane, and a real sidecar
     /// for each WorkloadEntry
     Up(Up),
+    /// Run the example shop in a mesh on this machine, under load, and show live what happens
+    Demo(crate::demo::Arguments),
     /// Run one sidecar
     #[command(hide = true)]
     Proxy {
@@ -157,7 +159,7 @@ fn otlp_endpoint(text: &str) -> Result<String, String> {
         .ok_or_else(|| "write http://host:port".to_owned())
 }
 
-fn level(text: &str) -> Result<String, String> {
+pub(crate) fn level(text: &str) -> Result<String, String> {
     let level: Result<Level, _> = text.parse();
     level
         .map(|_| text.to_owned())

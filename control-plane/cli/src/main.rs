@@ -9,6 +9,7 @@
 
 mod args;
 mod command;
+mod demo;
 mod launch;
 mod up;
 
@@ -34,6 +35,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(arguments) => {
             init_log(&arguments.mesh.log)?;
             runtime()?.block_on(command::up::run(arguments))
+        }
+        Command::Demo(arguments) => {
+            // What writes to the terminal while it is drawn on is lost in the picture.
+            if !arguments.is_drawn() {
+                init_log(&arguments.log)?;
+            }
+            runtime()?.block_on(demo::run(arguments))
         }
         Command::Proxy { parent, bootstrap } => {
             if let Some(parent) = parent {

@@ -39,7 +39,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use event::Event;
-use workload::Application;
+pub(crate) use workload::Application;
 
 use address::AddressBook;
 use files::RunFolder;
@@ -217,7 +217,6 @@ pub(crate) async fn start(options: Options) -> Result<(Mesh, mpsc::Receiver<Even
 
 impl Mesh {
     /// Starts, stops or kills the application of a workload.
-    #[expect(dead_code, reason = "for the demo, which steers applications by key")]
     pub(crate) async fn application(&self, workload: WorkloadName, application: Application) {
         let command = Command {
             workload,

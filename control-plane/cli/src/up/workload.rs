@@ -49,7 +49,6 @@ pub(super) enum Order {
 
 /// What to do with an application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(dead_code, reason = "for the demo, which steers applications by key")]
 pub(crate) enum Application {
     /// Run it.
     Start,
