@@ -1,6 +1,6 @@
 //! One access log line: a JSON object, written by hand.
 //!
-//! A `tracing` line of seven fields costs 18,200 instructions, this one near 2,000 for twenty. It
+//! A `tracing` line of seven fields costs 18,200 instructions, this one 7,200 for sixteen. It
 //! shows only what [`RequestRecord`] holds: never headers, tokens or the query. Texts that a
 //! client writes are capped and escaped, so that a line is always one line of valid JSON.
 
@@ -20,8 +20,8 @@ pub(super) fn line(out: &mut String, record: &RequestRecord<'_>, now: SystemTime
     out.push_str("{\"time\":\"");
     timestamp(out, now);
     out.push('"');
-    text(out, "direction", direction(record.direction));
-    text(out, "protocol", record.carried.slug());
+    plain(out, "direction", direction(record.direction));
+    plain(out, "protocol", record.carried.slug());
     text(out, "method", record.method);
     text(out, "path", record.path);
     text(out, "authority", record.authority);
@@ -38,7 +38,7 @@ pub(super) fn line(out: &mut String, record: &RequestRecord<'_>, now: SystemTime
     );
     shown(out, "endpoint", record.endpoint);
     shown(out, "peer", record.peer);
-    text(out, "security", record.security.slug());
+    plain(out, "security", record.security.slug());
     if record.status != 0 {
         number(out, "status", u64::from(record.status));
     }
@@ -53,9 +53,10 @@ pub(super) fn line(out: &mut String, record: &RequestRecord<'_>, now: SystemTime
         record.origin.map_or("", |origin| origin.as_str()),
     );
     number(out, "attempts", u64::from(record.attempts));
-    let us = record.duration.as_micros();
-    field(out, "duration_ms");
-    let _infallible = write!(out, "{}.{:03}", us / 1_000, us % 1_000);
+    let us = u64::try_from(record.duration.as_micros()).unwrap_or(u64::MAX);
+    number(out, "duration_ms", us / 1_000);
+    out.push('.');
+    digits(out, us % 1_000, 3);
     number(out, "request_bytes", record.request_bytes);
     number(out, "response_bytes", record.response_bytes);
     text(out, "traceparent", record.traceparent);
@@ -91,6 +92,16 @@ fn text(out: &mut String, name: &str, value: &str) {
     }
 }
 
+/// For words of our own: nothing in them needs escaping.
+fn plain(out: &mut String, name: &str, value: &str) {
+    if !value.is_empty() {
+        field(out, name);
+        out.push('"');
+        out.push_str(value);
+        out.push('"');
+    }
+}
+
 /// For values whose own form holds nothing that needs escaping: names, addresses, identities.
 fn shown(out: &mut String, name: &str, value: Option<impl Display>) {
     if let Some(value) = value {
@@ -101,7 +112,19 @@ fn shown(out: &mut String, name: &str, value: Option<impl Display>) {
 
 fn number(out: &mut String, name: &str, value: u64) {
     field(out, name);
-    let _infallible = write!(out, "{value}");
+    digits(out, value, 1);
+}
+
+/// At least so many digits. By hand: `write!` costs 250 instructions for each number.
+fn digits(out: &mut String, mut value: u64, least: usize) {
+    let mut text = [b'0'; 20];
+    let mut first = text.len();
+    while value > 0 || text.len() - first < least {
+        first -= 1;
+        text[first] = b'0' + u8::try_from(value % 10).unwrap_or(0);
+        value /= 10;
+    }
+    out.push_str(str::from_utf8(&text[first..]).unwrap_or(""));
 }
 
 /// RFC 8259 §7; beyond it, DEL and everything that is not ASCII is escaped too, because a log is
@@ -146,14 +169,19 @@ pub(super) fn timestamp(out: &mut String, time: SystemTime) {
     let seconds = since.as_secs();
     let (year, month, day) = civil(seconds / 86_400);
     let second = seconds % 86_400;
-    let _infallible = write!(
-        out,
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-        second / 3_600,
-        second / 60 % 60,
-        second % 60,
-        since.subsec_millis(),
-    );
+    let parts = [
+        (year, 4, '-'),
+        (month, 2, '-'),
+        (day, 2, 'T'),
+        (second / 3_600, 2, ':'),
+        (second / 60 % 60, 2, ':'),
+        (second % 60, 2, '.'),
+        (u64::from(since.subsec_millis()), 3, 'Z'),
+    ];
+    for (value, least, end) in parts {
+        digits(out, value, least);
+        out.push(end);
+    }
 }
 
 /// Date of a day since 1970-01-01, in the proleptic Gregorian calendar: counted in eras of 400
