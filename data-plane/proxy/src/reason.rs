@@ -56,13 +56,95 @@ pub enum Reason {
     ApplicationUnavailable,
     /// The sidecar is shutting down.
     Draining,
-    /// A request looped back to a listener of the same sidecar.
-    Loop,
     /// A defect of this proxy.
     Internal,
 }
 
 impl Reason {
+    /// Every reason, with what it tells an operator. Reasons that carry the engine's own slug stand
+    /// here with the general one.
+    pub const ALL: &'static [(Self, &'static str)] = &[
+        (
+            Self::BadRequest("bad-request"),
+            "the request head or body framing breaks HTTP; the slug names how (`bare-lf`, `length-and-chunked`, …)",
+        ),
+        (
+            Self::HeadTooLarge,
+            "more than 64 KiB or 100 fields in a head or trailer section",
+        ),
+        (
+            Self::NotImplemented("not-implemented"),
+            "a method or transfer coding that the sidecar does not carry; the slug names it",
+        ),
+        (
+            Self::HttpVersion,
+            "an HTTP version other than 1.0, 1.1 and 2",
+        ),
+        (
+            Self::RequestHeadTimeout,
+            "the request head did not arrive within 10 s",
+        ),
+        (
+            Self::NoService,
+            "the authority names no service of the mesh: check host, namespace and port",
+        ),
+        (
+            Self::DiscoveryTimeout,
+            "the control plane did not answer within 5 s for a service used for the first time",
+        ),
+        (
+            Self::NoRoute,
+            "no rule of the VirtualService matches the request",
+        ),
+        (
+            Self::RouteInvalid,
+            "the rule that matched is invalid; the detail says why",
+        ),
+        (
+            Self::NoEndpoint,
+            "the destination or subset has no endpoint that takes requests: none exists, or all are ejected",
+        ),
+        (Self::ConnectFailed, "no connection to the endpoint"),
+        (
+            Self::HandshakeFailed,
+            "TLS failed, or the endpoint proved another identity than it should",
+        ),
+        (Self::NoCertificate, "this sidecar holds no certificate yet"),
+        (
+            Self::UpstreamReset,
+            "the endpoint broke off before answering",
+        ),
+        (Self::UpstreamProtocol, "the endpoint's answer breaks HTTP"),
+        (
+            Self::RequestTimeout,
+            "the route's timeout or the caller's `grpc-timeout` passed",
+        ),
+        (
+            Self::PerTryTimeout,
+            "the only or last try ran into `perTryTimeout`",
+        ),
+        (
+            Self::RetriesExhausted,
+            "all retries failed; the detail has the last cause",
+        ),
+        (
+            Self::PendingFull,
+            "`maxConnections` reached, and `http1MaxPendingRequests` wait already",
+        ),
+        (Self::PendingTimeout, "waited 1 s for a connection"),
+        (Self::RequestsFull, "`http2MaxRequests` reached"),
+        (
+            Self::PlaintextRefused,
+            "plain text on a port that requires mutual TLS",
+        ),
+        (
+            Self::ApplicationUnavailable,
+            "the application does not accept connections on its port",
+        ),
+        (Self::Draining, "the sidecar is ending"),
+        (Self::Internal, "a defect of the sidecar: please report it"),
+    ];
+
     /// Stable short text: first word of `x-outrigger-reason`, label of metrics, field of logs.
     #[must_use]
     pub fn slug(self) -> &'static str {
@@ -90,7 +172,6 @@ impl Reason {
             Self::PlaintextRefused => "plaintext-refused",
             Self::ApplicationUnavailable => "application-unavailable",
             Self::Draining => "draining",
-            Self::Loop => "loop",
             Self::Internal => "internal",
         }
     }
@@ -109,7 +190,6 @@ impl Reason {
             Self::NoService | Self::UpstreamProtocol => 502,
             Self::RequestTimeout | Self::PerTryTimeout => 504,
             Self::PlaintextRefused => 403,
-            Self::Loop => 508,
             Self::DiscoveryTimeout
             | Self::NoEndpoint
             | Self::ConnectFailed
@@ -133,7 +213,7 @@ impl Reason {
             Self::PlaintextRefused => 7,
             Self::HeadTooLarge | Self::PendingFull | Self::PendingTimeout | Self::RequestsFull => 8,
             Self::NotImplemented(_) | Self::NoRoute | Self::HttpVersion => 12,
-            Self::BadRequest(_) | Self::RouteInvalid | Self::Internal | Self::Loop => 13,
+            Self::BadRequest(_) | Self::RouteInvalid | Self::Internal => 13,
             Self::RequestHeadTimeout
             | Self::NoService
             | Self::DiscoveryTimeout
@@ -221,7 +301,26 @@ impl fmt::Display for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
+
+    #[test]
+    fn docs_reasons_is_the_code() {
+        let mut page = String::from(
+            "# Reasons\n\nEvery answer that the mesh itself makes carries `x-outrigger-reason: SLUG; DETAIL; by OBJECT FIELD`.\nThe same slug is in the access log (`reason`) and in metrics. For gRPC the status travels in `grpc-status`.\n\n| slug | HTTP | gRPC | meaning |\n| --- | --- | --- | --- |\n",
+        );
+        for (reason, about) in Reason::ALL {
+            let (slug, status, grpc) = (reason.slug(), reason.status(), reason.grpc_status());
+            writeln!(page, "| `{slug}` | {status} | {grpc} | {about} |").unwrap();
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reasons.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        let kept = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(kept, page, "run UPDATE_DOCS=1 cargo test docs_");
+    }
 
     #[test]
     fn the_header_starts_with_the_slug_and_is_printable() {

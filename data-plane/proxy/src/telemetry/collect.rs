@@ -581,7 +581,6 @@ fn flags(outcome: OutcomeKey) -> &'static str {
         | Reason::RouteInvalid
         | Reason::PlaintextRefused
         | Reason::Draining
-        | Reason::Loop
         | Reason::Internal => "-",
     }
 }
