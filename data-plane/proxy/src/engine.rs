@@ -7,21 +7,13 @@ use crate::{
     h1,
     http2::server::{self, Context},
     io::Io,
-    telemetry::Direction,
     worker::Worker,
 };
 
 /// Serves HTTP/1 until the connection ends.
-pub(crate) async fn http1<H: Handler>(
-    worker: &Worker,
-    io: Io,
-    direction: Direction,
-    handler: Rc<H>,
-) {
+pub(crate) async fn http1<H: Handler>(worker: &Worker, io: Io, handler: Rc<H>) {
     let served = h1::server::serve(io, &worker.engine_drain, &*handler).await;
-    if let Some(reason) = served.refused {
-        worker.shared.telemetry.refused(direction, reason);
-    }
+    tracing::trace!(requests = served.requests, "HTTP/1 connection ended");
 }
 
 /// Serves HTTP/2 until the connection ends.

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use crate::{
     exchange::{
-        AttemptFailure, AttemptFailureKind, Delivery, Exchange, Handler, RequestEdit, ResponseEdit,
+        AttemptFailure, AttemptFailureKind, Delivery, Engine, Exchange, Handler, RequestEdit,
+        ResponseEdit,
     },
     reason::{Reason, Refusal},
     telemetry::{Carried, Direction, RequestRecord, Security, Series, SeriesKey, trace::Context},
@@ -121,6 +122,14 @@ impl Inbound {
 }
 
 impl Handler for Inbound {
+    fn rejected(&self, engine: Engine, refusal: &Refusal) {
+        tracing::debug!(?engine, %refusal, "request refused by its head");
+        self.worker
+            .shared
+            .telemetry
+            .refused(Direction::Inbound, refusal.reason);
+    }
+
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
         let begun = Instant::now();
         let trace = self.worker.begin_trace(exchange.request());

@@ -20,10 +20,10 @@ use tokio::time::Instant;
 
 use crate::{
     cluster::{Account, Cluster},
-    exchange::{AttemptFailure, Exchange, Handler, ResponseHead},
+    exchange::{AttemptFailure, Engine, Exchange, Handler, ResponseHead},
     reason::{Reason, Refusal},
     snapshot::Service,
-    telemetry::RetryCause,
+    telemetry::{Direction, RetryCause},
     worker::Worker,
 };
 use call::Call;
@@ -209,6 +209,14 @@ fn named_service(authority: &str) -> String {
 }
 
 impl Handler for Outbound {
+    fn rejected(&self, engine: Engine, refusal: &Refusal) {
+        tracing::debug!(?engine, %refusal, "request refused by its head");
+        self.worker
+            .shared
+            .telemetry
+            .refused(Direction::Outbound, refusal.reason);
+    }
+
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
         let mut call = Call::new(self.worker.begin_trace(exchange.request()));
         let answer = self.forward(exchange, &mut call).await;

@@ -106,7 +106,7 @@ async fn secured(
         ))
     };
     match alpn {
-        Some(Alpn::H1) => engine::http1(worker, io, Direction::Inbound, handler()).await,
+        Some(Alpn::H1) => engine::http1(worker, io, handler()).await,
         Some(Alpn::H2) => engine::http2(worker, io, handler()).await,
         Some(Alpn::Tcp) => tcp_path::deliver(worker, io, port, app, Some(&peer)).await,
         // rustls refuses a client that offers only others; one that offers none ends here.
@@ -181,9 +181,9 @@ async fn plain(
     let handler = Rc::new(Inbound::new(worker, port, app, admission));
     match detected {
         Detected::Http2 => engine::http2(worker, io, handler).await,
-        Detected::Http1 => engine::http1(worker, io, Direction::Inbound, handler).await,
+        Detected::Http1 => engine::http1(worker, io, handler).await,
         Detected::Opaque | Detected::Tls | Detected::Undecided if declared_http => {
-            engine::http1(worker, io, Direction::Inbound, handler).await;
+            engine::http1(worker, io, handler).await;
         }
         Detected::Opaque | Detected::Tls | Detected::Undecided => match mtls {
             MtlsMode::Permissive => tcp_path::deliver(worker, io, port, app, None).await,

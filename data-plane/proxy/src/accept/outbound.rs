@@ -18,7 +18,6 @@ use crate::{
     reason::Refusal,
     snapshot::Service,
     tcp_path,
-    telemetry::Direction,
     worker::Worker,
 };
 
@@ -77,13 +76,7 @@ async fn serve(
         Detected::Http2 => engine::http2(worker, io.replay(ahead.freeze()), handler).await,
         // Not HTTP on a port declared as HTTP: the engine answers 400 with the reason.
         Detected::Http1 | Detected::Opaque | Detected::Tls | Detected::Undecided => {
-            engine::http1(
-                worker,
-                io.replay(ahead.freeze()),
-                Direction::Outbound,
-                handler,
-            )
-            .await;
+            engine::http1(worker, io.replay(ahead.freeze()), handler).await;
         }
     }
 }

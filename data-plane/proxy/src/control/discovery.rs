@@ -302,6 +302,10 @@ fn take_in(state: &mut State, response: DeltaDiscoveryResponse) -> Result<(), Re
             name: format!("{} {}", kind.as_str(), resource.name),
             reason: error.to_string(),
         })?;
+        // Under every name it is subscribed by: a resume claims what it asks for.
+        for alias in &resource.aliases {
+            held.push((alias.clone(), resource.version.clone()));
+        }
         held.push((decoded.name().to_string(), resource.version));
         received.push(Received {
             resource: decoded,

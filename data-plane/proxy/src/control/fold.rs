@@ -281,6 +281,12 @@ impl Fold {
     /// Whether a resource is kept, so that its version may be claimed on a new stream.
     #[must_use]
     pub(super) fn holds(&self, kind: ResourceKind, name: &str) -> bool {
+        if let Some(demanded) = self.demanded.get(name) {
+            let Resolved::Name(name) = &demanded.resolved else {
+                return false;
+            };
+            return self.holds(kind, &name.to_string());
+        }
         match kind {
             ResourceKind::Destination => name
                 .parse()

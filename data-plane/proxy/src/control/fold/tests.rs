@@ -247,6 +247,14 @@ fn unchanged_parts_keep_their_arcs() {
 }
 
 #[test]
+fn a_resume_claims_what_was_subscribed_by_authority() {
+    let fold = serving();
+    assert!(fold.holds(ResourceKind::Destination, "orders:80"));
+    assert!(fold.holds(ResourceKind::Destination, "shop/orders:80"));
+    assert!(!fold.holds(ResourceKind::Destination, "other:80"));
+}
+
+#[test]
 fn a_bad_regex_refuses_the_response() {
     let mut received = table("orders", &["orders"]);
     if let Resource::RouteTable(table) = &mut received.resource {
