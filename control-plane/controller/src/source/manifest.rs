@@ -295,7 +295,7 @@ mod tests {
         check("a: b\na: c\n", 2, "duplicate");
         check("a: 'b\n", 2, "quoted scalar");
         check("a: *x\n", 1, "");
-        check("a: 99999999999999999999\n", 1, "");
+        check("a: 18446744073709551615\n", 1, "larger than any field");
         check("{\"a\": }}", 1, "");
     }
 }
