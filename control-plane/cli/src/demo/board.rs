@@ -20,6 +20,8 @@ pub(super) struct Page {
     pub(super) workload: String,
     /// The service that it is part of.
     pub(super) service: String,
+    /// Whether its application runs.
+    pub(super) runs: bool,
     /// What it counted; `None` if it did not answer.
     pub(super) counts: Option<Counts>,
 }
@@ -150,7 +152,7 @@ fn rate(count: u64, elapsed: Duration) -> f64 {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ServiceRow {
     pub(super) name: String,
-    /// Sidecars that answered in the last round, and all.
+    /// Instances whose application runs and whose sidecar answered in the last round, and all.
     pub(super) up: (usize, usize),
     pub(super) flow: Flow,
 }
@@ -216,7 +218,7 @@ pub(super) struct View {
 pub(super) struct Board {
     /// Each workload's last page, to count on from.
     last: BTreeMap<String, Counts>,
-    /// Sidecars that answered, and all, by service.
+    /// Instances that are up, and all, by service.
     up: BTreeMap<String, (usize, usize)>,
     ejected: BTreeMap<Edge, u64>,
     frames: VecDeque<(Duration, Sums)>,
@@ -236,8 +238,8 @@ impl Board {
         for page in pages {
             let (up, all) = self.up.entry(page.service.clone()).or_default();
             *all += 1;
+            *up += usize::from(page.runs && page.counts.is_some());
             let Some(counts) = page.counts else { continue };
-            *up += 1;
             let before = self.last.get(&page.workload).unwrap_or(&none);
             for (key, tally) in counts.since(before).tallies {
                 sums.count(&page.service, &key, &tally);
@@ -406,6 +408,7 @@ mod tests {
         Page {
             workload: workload.to_owned(),
             service: "order-service".to_owned(),
+            runs: true,
             counts: Some(counts),
         }
     }
@@ -499,6 +502,12 @@ mod tests {
             ..page("a", 0, 0, 0)
         };
         board.take(vec![silent], load(0, 0), second());
+        assert_eq!(board.view().services[0].up, (0, 1));
+        let idle = Page {
+            runs: false,
+            ..page("a", 12, 0, 0)
+        };
+        board.take(vec![idle], load(0, 0), second());
         assert_eq!(board.view().services[0].up, (0, 1));
         board.take(vec![page("a", 15, 0, 0)], load(0, 0), second());
         assert_eq!(board.view().services[0].up, (1, 1));

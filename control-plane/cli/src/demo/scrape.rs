@@ -24,6 +24,8 @@ pub(super) struct Source {
     pub(super) service: String,
     /// URL of its admin address, as `http://127.1.0.1:15020`.
     pub(super) admin: String,
+    /// Whether its application runs.
+    pub(super) runs: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,7 @@ pub(super) async fn round(client: &Client, sources: &[Source]) -> Vec<Page> {
             Page {
                 workload: source.workload,
                 service: source.service,
+                runs: source.runs,
                 counts: counts.ok(),
             }
         });

@@ -3,6 +3,7 @@
 //! Owner: the demo's one loop. It decides; processes, connections and the terminal are elsewhere.
 //! Of I/O there is only the edit of a file in the demo's folder.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub(super) struct Stage {
     workloads: Vec<Workload>,
     /// The process of the victim's sidecar, while it runs.
     sidecar: Option<u32>,
+    /// Applications that ended and were not started again, `namespace/name`.
+    down: BTreeSet<String>,
     canaries: Vec<Canary>,
     chosen: usize,
     help: bool,
@@ -91,6 +94,7 @@ impl Stage {
             folder,
             workloads: Vec::new(),
             sidecar: None,
+            down: BTreeSet::new(),
             chosen: 0,
             help: false,
             news: News::default(),
@@ -144,9 +148,16 @@ impl Stage {
             | Event::Warning { .. }
             | Event::Stopped { .. } => return,
         };
-        let name = workload.rsplit('/').next();
-        if *role == Role::Sidecar && name == Some(VICTIM) {
-            self.sidecar = process;
+        match role {
+            Role::Sidecar if workload.rsplit('/').next() == Some(VICTIM) => self.sidecar = process,
+            Role::Sidecar => {}
+            Role::Application => {
+                if process.is_some() {
+                    self.down.remove(workload);
+                } else {
+                    self.down.insert(workload.clone());
+                }
+            }
         }
     }
 
@@ -252,6 +263,9 @@ impl Stage {
                 .unwrap_or(&workload.name)
                 .to_owned(),
             admin: workload.admin.clone(),
+            runs: !self
+                .down
+                .contains(&format!("{}/{}", workload.namespace, workload.name)),
         });
         sources.collect()
     }
@@ -418,6 +432,24 @@ mod tests {
         };
         stage.hear(AT, &ended);
         assert_eq!(stage.act(AT, Action::KillSidecar), None, "it is down");
+        let runs = |stage: &Stage| stage.sources()[1].runs;
+        assert!(runs(&stage), "of its application nothing was heard");
+        let ended = Event::ChildExit {
+            workload: "shop/inventory-2".to_owned(),
+            role: Role::Application,
+            status: "signal: 9 (SIGKILL)".to_owned(),
+            expected: true,
+            restart_in_ms: None,
+        };
+        stage.hear(AT, &ended);
+        assert!(!runs(&stage));
+        let started = Event::ChildStart {
+            workload: "shop/inventory-2".to_owned(),
+            role: Role::Application,
+            pid: 10,
+        };
+        stage.hear(AT, &started);
+        assert!(runs(&stage));
     }
 
     #[test]

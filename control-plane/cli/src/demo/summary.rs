@@ -111,6 +111,7 @@ mod tests {
         let page = Page {
             workload: "order-v1".to_owned(),
             service: "order-service".to_owned(),
+            runs: true,
             counts: Some(Counts {
                 tallies: tallies.collect(),
                 ejected: BTreeMap::new(),
