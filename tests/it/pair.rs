@@ -5,7 +5,6 @@
 //! client's sidecar knows, and calls. Everything runs on one thread; nothing sleeps to settle.
 
 mod change;
-mod ends;
 mod http1;
 mod http2;
 mod identity;

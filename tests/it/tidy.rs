@@ -42,6 +42,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "outrigger-proxy",
             "outrigger-shop",
             "outrigger-model",
+            // For its own tests over real processes.
+            "outrigger-tests",
         ],
     ),
     ("outrigger-shop", &[]),

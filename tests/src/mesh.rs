@@ -7,7 +7,7 @@ use std::{
     io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
     time::{Duration, Instant},
@@ -26,6 +26,7 @@ const EVENTS_MAX: usize = 4096;
 pub struct Mesh {
     up: Child,
     events: Receiver<serde_json::Value>,
+    seen: Vec<serde_json::Value>,
     /// By name, as the `ready` event listed them.
     pub workloads: BTreeMap<String, Workload>,
 }
@@ -77,6 +78,7 @@ impl Mesh {
         let mut mesh = Self {
             up,
             events,
+            seen: Vec::new(),
             workloads: BTreeMap::new(),
         };
         let ready = mesh.wait_for(READY_MAX, |event| event["event"] == "ready")?;
@@ -102,14 +104,40 @@ impl Mesh {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
-                Ok(event) if wanted(&event) => return Ok(event),
-                Ok(_) => {}
+                Ok(event) => {
+                    self.seen.push(event.clone());
+                    if wanted(&event) {
+                        return Ok(event);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => bail!("no such event within {patience:?}"),
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("the mesh ended: {:?}", self.up.wait()?)
                 }
             }
         }
+    }
+
+    /// Every event that was read so far, in order.
+    #[must_use]
+    pub fn seen(&self) -> &[serde_json::Value] {
+        &self.seen
+    }
+
+    /// Ends it, reads what it still reports, and returns every event with its exit status.
+    ///
+    /// # Errors
+    /// When it cannot be told or waited for.
+    pub fn end(mut self) -> anyhow::Result<(Vec<serde_json::Value>, ExitStatus)> {
+        self.terminate().context("cannot run kill")?;
+        let mut events = std::mem::take(&mut self.seen);
+        events.extend(self.events.iter());
+        Ok((events, self.up.wait()?))
+    }
+
+    fn terminate(&self) -> std::io::Result<ExitStatus> {
+        let pid = self.up.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status()
     }
 
     /// The workload of this name.
@@ -131,9 +159,10 @@ impl Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
-        let pid = self.up.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status();
-        if told.is_err() || self.up.wait().is_err() {
+        if matches!(self.up.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        if self.terminate().is_err() || self.up.wait().is_err() {
             // Nothing more to do for a process that is not ours any more.
             drop(self.up.kill());
         }

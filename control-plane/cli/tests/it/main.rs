@@ -8,6 +8,7 @@
     reason = "these are tests"
 )]
 
+mod mesh;
 mod mistakes;
 mod outrigger;
 mod up;

@@ -1,0 +1,129 @@
+//! An HTTP/1.1 client as plain as can be: what it sends and gets is what is on the wire.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+};
+
+use super::PATIENCE;
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    /// A header's value, or nothing.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let found = self
+            .headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// Why the mesh answered in the application's place.
+    pub(crate) fn reason(&self) -> &str {
+        self.header("x-outrigger-reason")
+    }
+
+    /// The version of the application that answered.
+    pub(crate) fn version(&self) -> &str {
+        self.header("x-shop-version")
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// A connection that is kept for the next request.
+pub(crate) struct Connection {
+    pub(crate) stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    pub(crate) fn exchange(
+        &mut self,
+        method: &str,
+        target: &str,
+        body: &[u8],
+    ) -> io::Result<Reply> {
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut message = head.into_bytes();
+        message.extend_from_slice(body);
+        self.stream.get_mut().write_all(&message)?;
+        let mut reply = self.head()?;
+        let length = reply.header("content-length").parse::<usize>().ok();
+        if reply.header("transfer-encoding") == "chunked" {
+            while let Some(chunk) = self.chunk()? {
+                reply.body.extend(chunk);
+            }
+        } else if let Some(length) = length {
+            reply.body.resize(length, 0);
+            self.stream.read_exact(&mut reply.body)?;
+        }
+        Ok(reply)
+    }
+
+    /// Reads an answer's head.
+    pub(crate) fn head(&mut self) -> io::Result<Reply> {
+        let first = self.line()?;
+        let status = first.split(' ').nth(1).and_then(|word| word.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other(format!("no status: {first:?}")))?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line()?;
+            match line.split_once(':') {
+                Some((name, value)) => headers.push((name.to_owned(), value.trim().to_owned())),
+                None => break,
+            }
+        }
+        Ok(Reply {
+            status,
+            headers,
+            body: Vec::new(),
+        })
+    }
+
+    /// Reads a chunk; none: the body has ended.
+    pub(crate) fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let size = self.line()?;
+        let size = usize::from_str_radix(&size, 16)
+            .map_err(|_| io::Error::other(format!("no chunk size: {size:?}")))?;
+        let mut chunk = vec![0; size];
+        self.stream.read_exact(&mut chunk)?;
+        self.line()?;
+        Ok((size > 0).then_some(chunk))
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
+    }
+}
+
+/// One request on a connection of its own; it must be answered.
+pub(crate) fn call(address: SocketAddr, method: &str, target: &str, body: &[u8]) -> Reply {
+    let mut connection = Connection::open(address).unwrap();
+    connection.exchange(method, target, body).unwrap()
+}
