@@ -75,6 +75,9 @@ pub struct Directory {
     watched: BTreeSet<PathBuf>,
     /// Capacity 1: that something happened is all that counts.
     happened: mpsc::Receiver<()>,
+    /// A notification was taken and not looked after yet: kept here, not in the future that
+    /// waits for quiet, which may be dropped.
+    is_due: bool,
     said: Vec<Diagnostic>,
 }
 
@@ -107,6 +110,7 @@ impl Directory {
             watcher,
             watched: BTreeSet::new(),
             happened,
+            is_due: false,
             said: Vec::new(),
         };
         // Watch first, read second: what changes in between is seen by the next look.
@@ -125,7 +129,8 @@ impl Directory {
     pub async fn watch(&mut self) -> Update {
         loop {
             let poll = Instant::now() + POLL;
-            if let Ok(Some(())) = timeout_at(poll, self.happened.recv()).await {
+            if self.is_due || matches!(timeout_at(poll, self.happened.recv()).await, Ok(Some(()))) {
+                self.is_due = true;
                 let busy = Instant::now() + BUSY;
                 while let Ok(Some(())) =
                     timeout_at(busy.min(Instant::now() + QUIET), self.happened.recv()).await
@@ -135,6 +140,7 @@ impl Directory {
                     }
                 }
             }
+            self.is_due = false;
             let before = self.said.clone();
             let update = self.look().unwrap_or_else(|error| self.unreadable(&error));
             if !update.changes.is_empty() || update.diagnostics != before {

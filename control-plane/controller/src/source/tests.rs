@@ -130,6 +130,22 @@ async fn a_folder_that_goes_away_takes_nothing_with_it() {
     assert!(update.diagnostics[0].message.contains("stay in force"));
 }
 
+#[tokio::test]
+async fn a_wait_that_is_dropped_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.yaml");
+    fs::write(&path, service(80)).unwrap();
+    let (mut directory, _) = open(&folder);
+    fs::write(&path, service(81)).unwrap();
+    // The notification is taken, and the wait for quiet dropped: again and again, as a caller does
+    // that listens to something busier, too.
+    while !directory.is_due {
+        timeout(QUIET / 5, directory.watch()).await.unwrap_err();
+    }
+    timeout(QUIET / 5, directory.watch()).await.unwrap_err();
+    until_port(&mut directory, 81).await;
+}
+
 #[test]
 fn a_missing_folder_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
