@@ -1,6 +1,6 @@
 //! The command line, parsed into values once. What does not parse ends the program with status 2.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outrigger_model::{Ratio, TrustDomain};
@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a mesh on this machine from a folder of manifests: a control plane, and a real sidecar
     /// for each WorkloadEntry
-    Up(Up),
+    Up(Box<Up>),
     /// Run the example shop in a mesh on this machine, under load, and show live what happens
     Demo(crate::demo::Arguments),
     /// Run one sidecar
@@ -92,6 +92,9 @@ pub(crate) struct Mesh {
     /// Which requests sidecars log
     #[arg(long, value_enum, default_value_t = AccessLog::Failures)]
     pub(crate) access_log: AccessLog,
+    /// Serve the control plane's metrics and health here, as in 127.0.0.1:15014
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Worker threads of each sidecar
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), default_value_t = 1)]
     pub(crate) workers: u16,

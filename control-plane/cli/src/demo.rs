@@ -108,6 +108,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn options(folder: &Folder, arguments: &Arguments, drawn: bool) -> anyhow::Result<up::Options> {
     let trust_domain = TrustDomain::parse("cluster.local").context("no trust domain")?;
     Ok(up::Options {
+        metrics: None,
         folder: folder.mesh(),
         state_dir: folder.state(),
         root: Root::State,

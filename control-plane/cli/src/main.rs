@@ -34,7 +34,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(arguments) => {
             init_log(&arguments.mesh.log)?;
-            runtime()?.block_on(command::up::run(arguments))
+            runtime()?.block_on(command::up::run(*arguments))
         }
         Command::Demo(arguments) => {
             // What writes to the terminal while it is drawn on is lost in the picture.

@@ -62,6 +62,8 @@ pub(crate) struct Options {
     pub(crate) root: controller::Root,
     /// What sidecars are told: trust domain, access log, tracing, drain time.
     pub(crate) settings: MeshSettings,
+    /// Where the control plane serves its metrics; none: nowhere.
+    pub(crate) metrics: Option<SocketAddr>,
     /// Life of workload certificates.
     pub(crate) leaf_lifetime: Duration,
     /// Worker threads of each sidecar.
@@ -164,6 +166,7 @@ pub(crate) async fn start(options: Options) -> Result<(Mesh, mpsc::Receiver<Even
         state_dir: options.state_dir.clone(),
         root: options.root.clone(),
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        metrics: options.metrics,
         leaf_lifetime: options.leaf_lifetime,
         settings: options.settings.clone(),
         membership: Membership::All,
@@ -172,6 +175,7 @@ pub(crate) async fn start(options: Options) -> Result<(Mesh, mpsc::Receiver<Even
         .await
         .map_err(|error| match error {
             controller::StartError::Keys(error) => usage(error),
+            error @ controller::StartError::Listen { .. } => usage(error),
             other => failed(other),
         })?;
     let run = RunFolder::new(&state_dir).map_err(StartError::Failed)?;

@@ -35,6 +35,7 @@ use crate::{
 };
 
 mod event;
+mod monitor;
 mod owner;
 
 pub use event::{Event, ObjectChange};
@@ -75,6 +76,8 @@ pub struct Options {
     pub root: Root,
     /// Where to listen; port 0 is any free one.
     pub listen: SocketAddr,
+    /// Where to serve metrics and health in plain HTTP; none: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Life of certificates, 24 h at most.
     pub leaf_lifetime: Duration,
     /// What every sidecar is told.
@@ -117,6 +120,7 @@ pub struct Controller;
 #[expect(missing_debug_implementations, reason = "leads to private keys")]
 pub struct Running {
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     keys: Keys,
     discovery: DiscoveryHandle,
     registry: Registry,
@@ -149,6 +153,14 @@ impl Controller {
             .map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
 
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let metrics = match options.metrics {
+            Some(address) => {
+                Some(monitor::serve(address, registry.clone(), &stop, &mut tasks).await?)
+            }
+            None => None,
+        };
         let discovery = DiscoveryHandle::new(&registry)?;
         let (events, said) = broadcast::channel(EVENTS_MAX);
         let compiler = Compiler::new(outrigger_compiler::Options {
@@ -165,14 +177,12 @@ impl Controller {
             publish_manifests,
         );
         owner.begin(first, Resource::TrustBundle(keys.authority.trust_bundle()));
-
-        let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
         server.serve(listener, &discovery, &stop, &mut tasks);
         tasks.spawn(owner.run(stop.clone()));
         tracing::info!(%address, identity = %keys.identity, "control plane started");
         let running = Running {
             address,
+            metrics,
             keys,
             discovery,
             registry,
@@ -285,6 +295,12 @@ impl Running {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its metrics are, if it serves them.
+    #[must_use]
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// What it proves to sidecars.

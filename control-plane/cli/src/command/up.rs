@@ -84,6 +84,7 @@ pub(crate) fn options(folder: PathBuf, arguments: &args::Mesh) -> anyhow::Result
         state_dir,
         root,
         settings,
+        metrics: arguments.metrics,
         leaf_lifetime: arguments.leaf_lifetime,
         workers: arguments.workers,
         log: arguments.log.clone(),

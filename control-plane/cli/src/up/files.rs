@@ -17,6 +17,9 @@ use outrigger_proxy::bootstrap::{BootstrapFile, InboundListener, OutboundListene
 
 use super::{Local, plan::WorkloadPlan};
 
+/// Followed by the process ID, the name of a run's folder.
+const RUN_PREFIX: &str = "up-";
+
 /// The folder of one run. Removed with all it holds when dropped.
 #[derive(Debug)]
 pub(super) struct RunFolder(PathBuf);
@@ -24,7 +27,8 @@ pub(super) struct RunFolder(PathBuf);
 impl RunFolder {
     /// Makes the folder, named by this process, below `state`.
     pub(super) fn new(state: &Path) -> anyhow::Result<Self> {
-        let path = state.join(format!("up-{}", std::process::id()));
+        remove_stale(state);
+        let path = state.join(format!("{RUN_PREFIX}{}", std::process::id()));
         // Left by a process that had the same ID.
         fs::remove_dir_all(&path).ok();
         make_folder(&path)?;
@@ -49,6 +53,18 @@ impl Drop for RunFolder {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
             tracing::warn!(folder = %self.0.display(), %error, "cannot remove the run's folder");
+        }
+    }
+}
+
+/// Removes the folders of runs that were killed: they hold tokens. What cannot be removed stays.
+fn remove_stale(state: &Path) {
+    for entry in fs::read_dir(state).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(RUN_PREFIX));
+        let process: Option<u32> = process.and_then(|process| process.parse().ok());
+        if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+            fs::remove_dir_all(entry.path()).ok();
         }
     }
 }
@@ -141,7 +157,14 @@ mod tests {
     #[test]
     fn files_are_replaced_whole_and_private() {
         let state = tempfile::tempdir().unwrap();
+        // No process has this ID: it is above the kernel's limit.
+        let stale = state.path().join("a/b/up-4194305");
+        let other = state.path().join("a/b/up-to-date");
+        fs::create_dir_all(stale.join("x")).unwrap();
+        fs::create_dir_all(&other).unwrap();
         let folder = RunFolder::new(&state.path().join("a/b")).unwrap();
+        assert!(!stale.exists());
+        assert!(other.exists());
         let file = folder.0.join("token");
         for content in ["one", "two"] {
             write(&file, content.as_bytes(), 0o400).unwrap();

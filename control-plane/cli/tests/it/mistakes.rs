@@ -96,4 +96,19 @@ fn ports_in_use() {
         &[],
         "its application cannot listen",
     );
+    drop(held);
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics = held.local_addr().unwrap().to_string();
+    let folder = Folder::new();
+    folder.write(
+        "mesh.yaml",
+        &entry("a", &format!("address: {own}"), "sleep 600"),
+    );
+    let output = folder.run(&["--metrics", &metrics]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains(&format!("cannot listen on {metrics}")),
+        "{said}"
+    );
 }

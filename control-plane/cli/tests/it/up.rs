@@ -80,8 +80,16 @@ fn requests_go_through_two_sidecars_and_edits_take_effect() {
             &instance("product-v1", "product-service", "product", "v1", address()),
         )
         .write("client.yaml", &client(own));
-    let mut up = folder.up(&[]);
+    let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut up = folder.up(&["--metrics", &metrics.to_string()]);
     let ready = up.until("ready");
+    assert_eq!(get(metrics, "/live").0, 200);
+    let (status, page) = get(metrics, "/metrics");
+    assert_eq!(status, 200);
+    assert!(
+        page.contains("outrigger_control_handshakes_total{result=\"ok\"}"),
+        "{page}"
+    );
     let client = workload(&ready, "client");
     assert_eq!(
         client["identity"],
@@ -103,7 +111,7 @@ fn requests_go_through_two_sidecars_and_edits_take_effect() {
     let mut stream = TcpStream::connect(inbound).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
-        .write_all(b"GET /api/v1/products HTTP/1.1\r\nhost: x\r\n\r\n")
+        .write_all(b"GET /api/v1/products HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         .unwrap();
     let mut answer = Vec::new();
     // Reset or closed without an answer are both a refusal.
