@@ -8,6 +8,7 @@ mod change;
 mod http1;
 mod http2;
 mod identity;
+mod inbound;
 mod mesh;
 mod opaque;
 mod peer;

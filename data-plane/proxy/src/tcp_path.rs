@@ -129,16 +129,20 @@ pub(crate) async fn speaks(opened: &mut Option<Result<Opened, Refusal>>) {
         None => std::future::pending().await,
         Some(Err(_)) => sleep(SILENCE_MAX).await,
         Some(Ok(opened)) => {
-            let mut buffer = [0_u8; AHEAD_BYTES];
-            let mut read = ReadBuf::new(&mut buffer);
-            let io = &mut opened.connection.io;
-            let outcome = poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut read)).await;
-            if let Err(error) = outcome {
-                tracing::debug!(%error, "upstream broke off before anybody spoke");
-            }
-            opened.ahead.extend_from_slice(read.filled());
+            read_ahead(&mut opened.connection, &mut opened.ahead).await;
         }
     }
+}
+
+/// Completes with the first bytes that a server says, or its end. Cancel safe: yes.
+async fn read_ahead(connection: &mut Connection, ahead: &mut BytesMut) {
+    let mut buffer = [0_u8; AHEAD_BYTES];
+    let mut read = ReadBuf::new(&mut buffer);
+    let io = &mut connection.io;
+    if let Err(error) = poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut read)).await {
+        tracing::debug!(%error, "the server broke off before anybody spoke");
+    }
+    ahead.extend_from_slice(read.filled());
 }
 
 /// Carries a client's connection to its end. `opened` is what [`open`] brought, if it was called
@@ -160,7 +164,7 @@ pub(crate) async fn carry(
     let (relayed, refusal) = match opened {
         Ok(mut opened) => {
             opened.series.tcp_opened(security(&opened.endpoint).1);
-            let relayed = run(&mut client, &mut opened).await;
+            let relayed = run(&mut client, &mut opened.connection, opened.ahead.split()).await;
             let ended = Ended {
                 service,
                 opened: Some(&opened),
@@ -192,18 +196,22 @@ pub(crate) async fn carry(
     );
 }
 
-async fn run(client: &mut Io, opened: &mut Opened) -> Relayed {
-    let ahead = opened.ahead.split();
-    if !ahead.is_empty()
-        && let Err(error) = client.write_all(&ahead).await
-    {
-        return Relayed {
-            sent: 0,
-            received: 0,
-            end: RelayEnd::Failed(error),
+/// Relays to the end, beginning with what the server said ahead.
+async fn run(client: &mut Io, server: &mut Connection, ahead: BytesMut) -> Relayed {
+    if !ahead.is_empty() {
+        let written = async {
+            client.write_all(&ahead).await?;
+            client.flush().await
         };
+        if let Err(error) = written.await {
+            return Relayed {
+                sent: 0,
+                received: 0,
+                end: RelayEnd::Failed(error),
+            };
+        }
     }
-    let mut relayed = relay(client, &mut opened.connection.io, IDLE_MAX).await;
+    let mut relayed = relay(client, &mut server.io, IDLE_MAX).await;
     relayed.received += u64::try_from(ahead.len()).unwrap_or(u64::MAX);
     relayed
 }
@@ -257,17 +265,53 @@ fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
     worker.shared.telemetry.record(&record, &series);
 }
 
-/// Inbound: carries a connection to the application.
+/// The application beside us, connected for opaque bytes.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    address: SocketAddr,
+    connection: Result<Connection, AttemptFailure>,
+    /// What it said before the client did.
+    ahead: BytesMut,
+    begun: Instant,
+}
+
+/// Connects to the application. Cancel safe: yes.
+pub(crate) async fn reach(worker: &Worker, application: SocketAddr) -> Reached {
+    let begun = Instant::now();
+    let endpoint = worker.application(application);
+    Reached {
+        address: application,
+        connection: endpoint.open(Alpn::Tcp, NO_DEADLINE).await,
+        ahead: BytesMut::new(),
+        begun,
+    }
+}
+
+impl Reached {
+    /// Completes when the application has spoken first (or closed); when it could not be reached,
+    /// after a time in which a client that speaks would have. Cancel safe: yes.
+    pub(crate) async fn speaks(&mut self) {
+        match &mut self.connection {
+            Ok(connection) => read_ahead(connection, &mut self.ahead).await,
+            Err(_) => sleep(SILENCE_MAX).await,
+        }
+    }
+}
+
+/// Inbound: carries a connection to the application's port.
 pub(crate) async fn deliver(
     worker: &Rc<Worker>,
     mut client: Io,
     port: Port,
-    application: SocketAddr,
+    reached: Reached,
     peer: Option<&SpiffeId>,
 ) {
-    let begun = Instant::now();
-    let endpoint = worker.application(application);
-    let opened = endpoint.open(Alpn::Tcp, NO_DEADLINE).await;
+    let Reached {
+        address: application,
+        connection: opened,
+        ahead,
+        begun,
+    } = reached;
     let series = worker.series(&SeriesKey::Inbound {
         port,
         peer: peer.cloned(),
@@ -281,7 +325,7 @@ pub(crate) async fn deliver(
         series.tcp_opened(security);
     }
     let (relayed, refusal) = match opened {
-        Ok(mut connection) => (relay(&mut client, &mut connection.io, IDLE_MAX).await, None),
+        Ok(mut connection) => (run(&mut client, &mut connection, ahead).await, None),
         Err(failure) => {
             let detail = format!("application {application}: {}", failure.detail);
             let refusal = Refusal::new(Reason::ApplicationUnavailable).detail(detail);

@@ -2,6 +2,11 @@
 //!
 //! TLS with both sides verified, or plain text where the port's policy allows it. One peeked byte
 //! tells them apart. Plain text where it is refused gets a reason if it is HTTP, and is counted.
+//!
+//! What a peer says its bytes are (ALPN) is not believed against the port's protocol: HTTP called
+//! opaque would reach the application past everything that is done for requests here, with an
+//! `x-forwarded-client-cert` of the peer's choice. On a port declared as HTTP all is HTTP; on an
+//! undeclared one the first bytes decide; only a port declared as TCP is opaque unseen.
 
 use std::{net::SocketAddr, rc::Rc, time::Duration};
 
@@ -19,7 +24,8 @@ use crate::{
     engine,
     inbound::{Admission, Inbound},
     io::Io,
-    tcp_path,
+    reason::Reason,
+    tcp_path::{self, Reached},
     telemetry::{Direction, Handshake},
     tls::{Alpn, identity_of},
     worker::Worker,
@@ -28,6 +34,8 @@ use crate::{
 /// DEF-10 and DEF-11.
 const FIRST_BYTE_MAX: Duration = Duration::from_secs(5);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// How long a sidecar's first byte may take, where the application might speak before it.
+const CLIENT_HELLO_MAX: Duration = Duration::from_millis(200);
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -39,28 +47,72 @@ pub(super) async fn connection(
     application: SocketAddr,
 ) {
     let (mtls, protocol) = policy(worker, port);
-    if mtls == MtlsMode::Permissive && protocol == Protocol::Tcp {
-        // A server-first client on a plain connection would never send a byte to look at.
-        return permissive_tcp(worker, stream, client, port, application).await;
-    }
-    let mut first = [0_u8; 1];
-    let peeking = timeout(FIRST_BYTE_MAX, stream.peek(&mut first));
-    match peeking.await {
-        Ok(Ok(1)) if first == [TLS_HANDSHAKE] => {
-            secured(worker, stream, client, port, application).await;
+    let at = At {
+        port,
+        application,
+        protocol,
+    };
+    let may_be_opaque = matches!(protocol, Protocol::Tcp | Protocol::Detect);
+    let first = if mtls == MtlsMode::Permissive && may_be_opaque {
+        // The client of a server-first protocol would never send a byte to look at.
+        match either_side(worker, &stream, application).await {
+            Either::Client(first) => first,
+            Either::Application(reached) => {
+                return tcp_path::deliver(worker, Io::Plain(stream), port, *reached, None).await;
+            }
         }
-        Ok(Ok(1)) => {
-            plain(
-                worker,
-                stream,
-                client,
-                (port, application),
-                (mtls, protocol),
-            )
-            .await
-        }
+    } else {
+        let peeking = timeout(FIRST_BYTE_MAX, peek(&stream));
         // Nothing came: a port probe, or a client that left.
-        Ok(_) | Err(_) => {}
+        peeking.await.unwrap_or(None)
+    };
+    match first {
+        Some(TLS_HANDSHAKE) => secured(worker, stream, client, &at).await,
+        Some(_) => plain(worker, stream, client, &at, mtls).await,
+        None => {}
+    }
+}
+
+/// Where a connection goes, and what is spoken there.
+struct At {
+    port: Port,
+    application: SocketAddr,
+    protocol: Protocol,
+}
+
+/// The first byte, left where it is; `None` at the end of the stream. Cancel safe: yes.
+async fn peek(stream: &TcpStream) -> Option<u8> {
+    let mut first = [0_u8; 1];
+    match stream.peek(&mut first).await {
+        Ok(1) => Some(first[0]),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Who spoke first.
+enum Either {
+    /// The client: its first byte, `None` when it left.
+    Client(Option<u8>),
+    /// The application.
+    Application(Box<Reached>),
+}
+
+/// Waits for the first byte of a plain connection or of the application. A sidecar sends its
+/// ClientHello at once, so the application is not asked before the client had time for that: its
+/// greeting in plain text would spoil the handshake.
+async fn either_side(worker: &Worker, stream: &TcpStream, application: SocketAddr) -> Either {
+    if let Ok(first) = timeout(CLIENT_HELLO_MAX, peek(stream)).await {
+        return Either::Client(first);
+    }
+    let application = async {
+        let mut reached = tcp_path::reach(worker, application).await;
+        reached.speaks().await;
+        reached
+    };
+    tokio::select! {
+        biased;
+        first = peek(stream) => Either::Client(first),
+        reached = application => Either::Application(Box::new(reached)),
     }
 }
 
@@ -76,13 +128,7 @@ fn policy(worker: &Worker, port: Port) -> (MtlsMode, Protocol) {
     })
 }
 
-async fn secured(
-    worker: &Rc<Worker>,
-    stream: TcpStream,
-    client: SocketAddr,
-    port: Port,
-    app: SocketAddr,
-) {
+async fn secured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, at: &At) {
     let begun = Instant::now();
     let telemetry = &worker.shared.telemetry;
     let shaken = handshake(worker, stream, client).await;
@@ -97,18 +143,11 @@ async fn secured(
         .alpn_protocol()
         .and_then(Alpn::from_bytes);
     let io = Io::Server(Box::new(stream));
-    let handler = || {
-        Rc::new(Inbound::new(
-            worker,
-            port,
-            app,
-            Admission::Proven(peer.clone()),
-        ))
-    };
+    let admission = Admission::Proven(peer.clone());
     match alpn {
-        Some(Alpn::H1) => engine::http1(worker, io, handler()).await,
-        Some(Alpn::H2) => engine::http2(worker, io, handler()).await,
-        Some(Alpn::Tcp) => tcp_path::deliver(worker, io, port, app, Some(&peer)).await,
+        Some(Alpn::H1) => serve(worker, io, at, admission, Detected::Http1).await,
+        Some(Alpn::H2) => serve(worker, io, at, admission, Detected::Http2).await,
+        Some(Alpn::Tcp) => opaque(worker, io, at, &peer).await,
         // rustls refuses a client that offers only others; one that offers none ends here.
         None => tracing::debug!(%client, "peer named no protocol"),
     }
@@ -156,60 +195,106 @@ async fn handshake(
 
 async fn plain(
     worker: &Rc<Worker>,
-    mut stream: TcpStream,
+    stream: TcpStream,
     client: SocketAddr,
-    (port, app): (Port, SocketAddr),
-    (mtls, protocol): (MtlsMode, Protocol),
+    at: &At,
+    mtls: MtlsMode,
 ) {
+    let mut io = Io::Plain(stream);
     let mut ahead = BytesMut::with_capacity(64);
-    let detected = loop {
-        match timeout(FIRST_BYTE_MAX, stream.read_buf(&mut ahead)).await {
-            Ok(Ok(read)) if read > 0 => {}
-            Ok(_) | Err(_) => return,
-        }
-        match classify(&ahead) {
-            Detected::Undecided => {}
-            decided => break decided,
-        }
+    let Ok(Some(detected)) = timeout(FIRST_BYTE_MAX, decide(&mut io, &mut ahead)).await else {
+        return;
     };
-    let io = Io::Plain(stream).replay(ahead.freeze());
+    let io = io.replay(ahead.freeze());
     let admission = match mtls {
         MtlsMode::Permissive => Admission::Plain,
         MtlsMode::Strict => Admission::PlainRefused,
     };
-    let declared_http = matches!(protocol, Protocol::Http | Protocol::Http2 | Protocol::Grpc);
-    let handler = Rc::new(Inbound::new(worker, port, app, admission));
-    match detected {
-        Detected::Http2 => engine::http2(worker, io, handler).await,
-        Detected::Http1 => engine::http1(worker, io, handler).await,
-        Detected::Opaque | Detected::Tls | Detected::Undecided if declared_http => {
-            engine::http1(worker, io, handler).await;
+    match (detected, at.protocol) {
+        (_, Protocol::Http | Protocol::Http2 | Protocol::Grpc)
+        | (Detected::Http1 | Detected::Http2, Protocol::Detect) => {
+            serve(worker, io, at, admission, detected).await;
         }
-        Detected::Opaque | Detected::Tls | Detected::Undecided => match mtls {
-            MtlsMode::Permissive => tcp_path::deliver(worker, io, port, app, None).await,
+        // Refused as HTTP where it is, so that the client reads why.
+        (Detected::Http1 | Detected::Http2, Protocol::Tcp) if mtls == MtlsMode::Strict => {
+            serve(worker, io, at, admission, detected).await;
+        }
+        (_, Protocol::Tcp) | (_, Protocol::Detect) => match mtls {
+            MtlsMode::Permissive => {
+                let reached = tcp_path::reach(worker, at.application).await;
+                tcp_path::deliver(worker, io, at.port, reached, None).await;
+            }
             MtlsMode::Strict => {
                 worker
                     .shared
                     .telemetry
-                    .refused(Direction::Inbound, crate::reason::Reason::PlaintextRefused);
+                    .refused(Direction::Inbound, Reason::PlaintextRefused);
                 tracing::info!(%client, "plain text refused: this port requires mutual TLS");
             }
         },
     }
 }
 
-/// Plain TCP allowed: the first byte may come from either side.
-async fn permissive_tcp(
-    worker: &Rc<Worker>,
-    stream: TcpStream,
-    client: SocketAddr,
-    port: Port,
-    app: SocketAddr,
-) {
-    let mut first = [0_u8; 1];
-    // A sidecar sends its ClientHello at once; a plain client of a server-first protocol is silent.
-    match timeout(Duration::from_millis(200), stream.peek(&mut first)).await {
-        Ok(Ok(1)) if first == [TLS_HANDSHAKE] => secured(worker, stream, client, port, app).await,
-        Ok(_) | Err(_) => tcp_path::deliver(worker, Io::Plain(stream), port, app, None).await,
+/// A connection whose peer calls its bytes opaque.
+async fn opaque(worker: &Rc<Worker>, mut io: Io, at: &At, peer: &SpiffeId) {
+    let admission = || Admission::Proven(peer.clone());
+    let mut ahead = BytesMut::with_capacity(64);
+    match at.protocol {
+        Protocol::Tcp => {
+            let reached = tcp_path::reach(worker, at.application).await;
+            tcp_path::deliver(worker, io, at.port, reached, Some(peer)).await;
+        }
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+            let deciding = timeout(FIRST_BYTE_MAX, decide(&mut io, &mut ahead));
+            if let Ok(Some(detected)) = deciding.await {
+                let io = io.replay(ahead.freeze());
+                serve(worker, io, at, admission(), detected).await;
+            }
+        }
+        Protocol::Detect => {
+            let mut reached = tcp_path::reach(worker, at.application).await;
+            let decided = tokio::select! {
+                biased;
+                decided = decide(&mut io, &mut ahead) => decided,
+                () = reached.speaks() => Some(Detected::Opaque),
+            };
+            let io = io.replay(ahead.freeze());
+            match decided {
+                None => {}
+                Some(detected @ (Detected::Http1 | Detected::Http2)) => {
+                    drop(reached);
+                    serve(worker, io, at, admission(), detected).await;
+                }
+                Some(Detected::Opaque | Detected::Tls | Detected::Undecided) => {
+                    tcp_path::deliver(worker, io, at.port, reached, Some(peer)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Reads until the bytes decide; `None` when the client leaves without a word. Cancel safe: yes,
+/// what was read is in `ahead`.
+async fn decide(io: &mut Io, ahead: &mut BytesMut) -> Option<Detected> {
+    loop {
+        let read = io.read_buf(ahead).await.ok()?;
+        match classify(ahead) {
+            Detected::Undecided if read == 0 => {
+                return (!ahead.is_empty()).then_some(Detected::Opaque);
+            }
+            Detected::Undecided => {}
+            decided => return Some(decided),
+        }
+    }
+}
+
+/// By the HTTP engines. What is not HTTP gets version 1's 400.
+async fn serve(worker: &Rc<Worker>, io: Io, at: &At, admission: Admission, detected: Detected) {
+    let handler = Rc::new(Inbound::new(worker, at.port, at.application, admission));
+    match detected {
+        Detected::Http2 => engine::http2(worker, io, handler).await,
+        Detected::Http1 | Detected::Opaque | Detected::Tls | Detected::Undecided => {
+            engine::http1(worker, io, handler).await;
+        }
     }
 }
