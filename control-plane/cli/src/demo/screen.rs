@@ -1,7 +1,7 @@
 //! The picture in the terminal: customers, services, canaries, edges, what happened, keys.
 //!
-//! Drawing only: everything shown comes in with a [`Scene`]. Made for 100 × 30 and more; smaller
-//! terminals lose the end of the lists first.
+//! Drawing only: everything shown comes in with a [`Scene`]. A terminal smaller than 100 × 30 goes
+//! without the services, of which the edges say nearly the same; 80 × 24 has the rest.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,6 +18,10 @@ use super::keys::{Fault, HELP};
 /// Events that are kept to be shown.
 const NEWS_MAX: usize = 50;
 const BAR: usize = 20;
+/// From this size on there is room for everything.
+const WIDTH_FULL: u16 = 100;
+const HEIGHT_FULL: u16 = 30;
+const CANARIES_WIDTH: u16 = 46;
 
 /// A canary that keys act on.
 #[derive(Debug, Clone)]
@@ -63,28 +67,57 @@ pub(super) struct Scene<'a> {
 
 /// Draws the scene.
 pub(super) fn draw(frame: &mut Frame<'_>, scene: &Scene<'_>) {
-    let rows = |count: usize| Constraint::Length(u16::try_from(count + 3).unwrap_or(u16::MAX));
+    let area = frame.area();
+    if area.width < WIDTH_FULL || area.height < HEIGHT_FULL {
+        draw_small(frame, scene);
+    } else {
+        draw_full(frame, scene);
+    }
+    if scene.help {
+        help(frame);
+    }
+}
+
+fn draw_full(frame: &mut Frame<'_>, scene: &Scene<'_>) {
     let view = scene.view;
-    let tops = view.services.len().max(2 * scene.canaries.len());
     let [title, top, edges, news, keys] = Layout::vertical([
         Constraint::Length(2),
-        rows(tops),
-        rows(view.edges.len()),
+        rows(1 + view.services.len().max(2 * scene.canaries.len())),
+        rows(1 + view.edges.len()),
         Constraint::Min(4),
         Constraint::Length(1),
     ])
     .areas(frame.area());
     let [left, right] =
-        Layout::horizontal([Constraint::Fill(1), Constraint::Length(46)]).areas(top);
+        Layout::horizontal([Constraint::Fill(1), Constraint::Length(CANARIES_WIDTH)]).areas(top);
     frame.render_widget(header(scene), title);
     frame.render_widget(services(&view.services), left);
     frame.render_widget(canaries(scene), right);
     frame.render_widget(edge_table(&view.edges), edges);
     frame.render_widget(happened(scene.news, news), news);
     frame.render_widget(key_line(), keys);
-    if scene.help {
-        help(frame);
-    }
+}
+
+fn draw_small(frame: &mut Frame<'_>, scene: &Scene<'_>) {
+    let [title, top, edges, keys] = Layout::vertical([
+        Constraint::Length(2),
+        rows(2 * scene.canaries.len()),
+        Constraint::Fill(1),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    let [left, right] =
+        Layout::horizontal([Constraint::Length(CANARIES_WIDTH), Constraint::Fill(1)]).areas(top);
+    frame.render_widget(header(scene), title);
+    frame.render_widget(canaries(scene), left);
+    frame.render_widget(happened(scene.news, right), right);
+    frame.render_widget(edge_table(&scene.view.edges), edges);
+    frame.render_widget(key_line(), keys);
+}
+
+/// So many lines within a border.
+fn rows(count: usize) -> Constraint {
+    Constraint::Length(u16::try_from(count + 2).unwrap_or(u16::MAX))
 }
 
 fn header(scene: &Scene<'_>) -> Paragraph<'static> {
@@ -161,25 +194,25 @@ fn edge_table(rows: &[EdgeRow]) -> Table<'static> {
         });
         let retries = Cell::from(format!("{:.1}/s {}", row.retries, row.retries_total));
         cells.push(attention(retries, row.retries > 0.0));
-        let ejected = Cell::from(format!("{} now {}", row.ejected, row.ejections_total));
+        let ejected = Cell::from(format!("{}/{}", row.ejected, row.ejections_total));
         cells.push(attention(ejected, row.ejected > 0));
         Row::new(cells)
     });
     let widths = [
         Constraint::Min(28),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(7),
+        Constraint::Length(5),
         Constraint::Length(6),
-        Constraint::Length(12),
-        Constraint::Length(10),
+        Constraint::Length(6),
+        Constraint::Length(6),
+        Constraint::Length(5),
+        Constraint::Length(8),
+        Constraint::Length(7),
     ];
     let names = [
         "edge", "req/s", "ok", "p50 ms", "p99 ms", "wire", "retries", "ejected",
     ];
     Table::new(rows, widths).header(heading(names)).block(
-        Block::bordered().title(" edges (over the last 5 s; retries and ejections also in total) "),
+        Block::bordered().title(" edges (last 5 s; retries a second, in all; ejected now/in all) "),
     )
 }
 

@@ -141,7 +141,7 @@ fn services_edges_canaries_and_events_are_shown_with_their_numbers() {
             "100 %",
             "mTLS",
             "0.4/s 17",
-            "1 now 2",
+            "1/2",
         ],
     );
     has(
@@ -163,6 +163,19 @@ fn help_covers_the_rest_and_small_terminals_are_drawn() {
     has(
         &drawn(110, 30, true),
         &["kill the application of inventory-2"],
+    );
+    let small = drawn(80, 24, false);
+    has(&small, &["▶ payments  v2 weight 20 %"]);
+    has(&small, &["v1 75 %", "v2 25 %!"]);
+    has(
+        &small,
+        &[
+            "order-service → payments",
+            "50.0 %",
+            "plain",
+            "0.4/s 17",
+            "1/2",
+        ],
     );
     for (width, height) in [(80, 24), (20, 5), (1, 1)] {
         assert_eq!(drawn(width, height, true).len(), usize::from(height));
