@@ -5,10 +5,10 @@
 //! client's sidecar knows, and calls. Everything runs on one thread; nothing sleeps to settle.
 
 mod change;
+mod ends;
 mod http1;
 mod http2;
 mod identity;
-mod inbound;
 mod mesh;
 mod opaque;
 mod peer;

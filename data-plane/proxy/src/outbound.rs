@@ -66,7 +66,7 @@ impl Outbound {
         call.start_deadline(rule, exchange.request());
         // 3. Fallback wraps what follows; 4. the destination's bulkhead; 5. its breaker.
         let cluster = self.backend(&service, rule, call)?;
-        let _place = call.admit(&cluster)?;
+        call.admit(&cluster)?;
         // 6. Retry loop.
         loop {
             // 7. Endpoint by the balancer.

@@ -156,11 +156,16 @@ impl Worker {
         }
         let name = Authority::parse(authority, None)
             .map_err(|error| Refusal::new(Reason::NoService).detail(error.to_string()))?;
+        // The one spelling under which it is known, whatever dots and zeros the client writes.
+        let authority = name.to_string();
+        if let Some(known) = self.known(&authority) {
+            return known;
+        }
         if self.shared.demand.try_send(name).is_err() {
             return Err(Refusal::new(Reason::DiscoveryTimeout)
                 .detail("too many services asked for at once"));
         }
-        let waited = tokio::time::timeout(DISCOVERY_WAIT, self.appears(authority)).await;
+        let waited = tokio::time::timeout(DISCOVERY_WAIT, self.appears(&authority)).await;
         waited.unwrap_or_else(|_| {
             let detail = format!("no configuration for {authority} within 5 s");
             Err(Refusal::new(Reason::DiscoveryTimeout).detail(detail))

@@ -1,11 +1,11 @@
 //! A try: the request goes out on one upstream connection, a response head comes back.
 
-use super::exchange::{H1Exchange, STREAM_IDLE};
+use super::exchange::{H1Exchange, HALF_CLOSED_IDLE, STREAM_IDLE};
 use super::up::{self, Up};
 use super::write::{self, FieldEdit, Reserved};
 use super::{Framing, Reject, ResponseHead, Version, refusal};
 use crate::exchange::{
-    AttemptFailure, AttemptFailureKind as Kind, Deadline, Exchange, RequestEdit,
+    AttemptFailure, AttemptFailureKind as Kind, Deadline, DeliveryEnd, Exchange, RequestEdit,
 };
 use crate::reason::Reason;
 use crate::tls::Alpn;
@@ -89,14 +89,23 @@ impl H1Exchange<'_> {
         }
     }
 
-    /// Ready when no byte has moved on either side for [`STREAM_IDLE`]. Polled when nothing else can
-    /// go on, so the clock is read once a wait, not once a byte.
-    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let upstream = self.up.as_mut().is_some_and(|up| up.wire.take_moved());
-        if self.down.wire.take_moved() || upstream {
-            self.down.watch.set(STREAM_IDLE);
+    /// Ready when no byte has moved on either side for [`STREAM_IDLE`], or the client is gone.
+    /// Polled when nothing else can go on, so the clock is read once a wait, not once a byte.
+    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<DeliveryEnd> {
+        let before = self.down.ended;
+        if self.body.is_complete() && self.down.look_for_end(cx).is_err() {
+            return Poll::Ready(DeliveryEnd::DownstreamClosed);
         }
-        self.down.watch.poll(cx)
+        let (bound, end) = if self.down.ended {
+            (HALF_CLOSED_IDLE, DeliveryEnd::DownstreamClosed)
+        } else {
+            (STREAM_IDLE, DeliveryEnd::Idle)
+        };
+        let upstream = self.up.as_mut().is_some_and(|up| up.wire.take_moved());
+        if self.down.wire.take_moved() || upstream || self.down.ended != before {
+            self.down.watch.set(bound);
+        }
+        self.down.watch.poll(cx).map(|()| end)
     }
 
     /// Sends the request and waits for the final response head.
@@ -138,11 +147,13 @@ impl H1Exchange<'_> {
                 Poll::Pending => break,
             }
         }
-        if self.poll_idle(cx).is_ready() {
-            let failure = AttemptFailure::new(Kind::Timeout, "no byte for five minutes");
-            return Poll::Ready(Err(failure));
-        }
-        Poll::Pending
+        self.poll_idle(cx).map(|end| {
+            Err(if end == DeliveryEnd::DownstreamClosed {
+                downstream(refusal::reason(Reject::Truncated), "client gone")
+            } else {
+                AttemptFailure::new(Kind::Timeout, "no byte for five minutes")
+            })
+        })
     }
 
     /// Passes an interim response on to a client that can have asked for it: 100 to one that

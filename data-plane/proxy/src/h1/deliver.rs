@@ -96,7 +96,7 @@ impl H1Exchange<'_> {
                 Poll::Pending => break,
             }
         }
-        self.poll_idle(cx).map(|()| DeliveryEnd::Idle)
+        self.poll_idle(cx)
     }
 
     /// What becomes of the two connections.

@@ -33,6 +33,8 @@ pub(super) struct Downstream {
     pub(super) io: Io,
     pub(super) wire: Wire,
     pub(super) watch: Watch,
+    /// The client closed its sending side.
+    pub(super) ended: bool,
 }
 
 /// What came instead of, or as, the next request.
@@ -56,6 +58,7 @@ impl Downstream {
             io,
             wire: Wire::default(),
             watch: Watch::default(),
+            ended: false,
         }
     }
 
@@ -116,6 +119,27 @@ impl Downstream {
         }
         self.watch.set(DRAIN_GRACE);
         poll_fn(|cx| self.poll_read(cx)).await
+    }
+
+    /// Notes whether the client closed its sending side, while nothing is expected from it. The first
+    /// bytes of a next request are kept; behind them nothing is looked for.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub(super) fn look_for_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.ended || !self.wire.read.is_empty() {
+            return Ok(());
+        }
+        // Asks for readiness first: a buffer is taken only where there is something to read.
+        if let Some(socket) = self.io.socket()
+            && socket.poll_read_ready(cx).is_pending()
+        {
+            return Ok(());
+        }
+        if let Poll::Ready(read) = self.wire.poll_fill(&mut self.io, cx) {
+            self.ended = read? == 0;
+        }
+        Ok(())
     }
 
     /// Reads once, until the watch's deadline.

@@ -26,6 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 /// DEF-13: no byte in either direction.
 pub(super) const STREAM_IDLE: Duration = Duration::from_secs(300);
+/// The same once the client has closed its sending side. TCP does not tell who closed half and
+/// waits for the answer from who gave up; the one gets it if it begins soon, and the other's
+/// request does not hold its place, its connection and the application for minutes.
+pub(super) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(2);
 
 /// What the client's connection is good for after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

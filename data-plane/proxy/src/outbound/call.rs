@@ -43,6 +43,8 @@ pub(super) struct Call {
     pub(super) endpoint: Option<Rc<Endpoint>>,
     /// Endpoints tried, in order.
     pub(super) tried: SmallVec<[SocketAddr; 4]>,
+    /// Its place among the backend's requests in flight.
+    place: Option<Permit>,
     /// The present retry's place among those running.
     pub(super) retry_place: Option<Permit>,
     status: u16,
@@ -62,6 +64,7 @@ impl Call {
             series: None,
             endpoint: None,
             tried: SmallVec::new(),
+            place: None,
             retry_place: None,
             status: 0,
             refusal: None,
@@ -78,13 +81,15 @@ impl Call {
         self.deadline = PolicyDeadline::of_request(rule.timeout, grpc_timeout.as_deref(), begun);
     }
 
-    /// A place among the backend's requests in flight.
-    pub(super) fn admit(&self, cluster: &Cluster) -> Result<Permit, Refusal> {
-        cluster.admit(Instant::now().into_std()).ok_or_else(|| {
+    /// Takes a place among the backend's requests in flight, held until the answer is through.
+    pub(super) fn admit(&mut self, cluster: &Cluster) -> Result<(), Refusal> {
+        let place = cluster.admit(Instant::now().into_std());
+        self.place = Some(place.ok_or_else(|| {
             Refusal::new(Reason::RequestsFull)
                 .detail(cluster.backend().to_string())
                 .by(&cluster.policy_origin())
-        })
+        })?);
+        Ok(())
     }
 
     /// Retries made so far.

@@ -1,0 +1,337 @@
+//! Requests and connections that end otherwise than they should, and what is left of them: nothing.
+
+use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
+
+use http::{Request, Response};
+use http_body_util::{BodyExt, channel::Channel};
+use hyper::body::Incoming;
+use outrigger_model::{EjectionThreshold, EndpointState, RequestsPerConnection, Timeout};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+
+use super::{
+    mesh::{Mesh, run},
+    peer::{App, Client, Http, answer, full, get, once, request},
+    plan::{ServicePlan, at_most, meshed, on_5xx, plain, retry, service},
+    wire::{self, rest, say, until},
+};
+
+async fn through(
+    mesh: &Mesh,
+    app: SocketAddr,
+    change: impl FnOnce(ServicePlan) -> ServicePlan,
+) -> SocketAddr {
+    let inbound = mesh.inbound(app).await;
+    let endpoints = vec![meshed(inbound, &mesh.server.identity)];
+    mesh.client
+        .knows(&[change(service("orders:80", endpoints))]);
+    mesh.outbound("orders:80").await
+}
+
+/// Waits for what other tasks will bring about.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn a_streaming_answer_is_in_flight_to_its_end(version: Http) {
+    run(async {
+        let mesh = Mesh::new();
+        let (streams, mut senders) = mpsc::channel(4);
+        let app = App::start(&mesh, version, move |_| {
+            let streams = streams.clone();
+            async move {
+                let (sender, body) = Channel::<bytes::Bytes>::new(1);
+                streams.send(sender).await.unwrap();
+                Response::new(body.boxed_unsync())
+            }
+        })
+        .await;
+        let outbound = through(&mesh, app.address, |plan| {
+            plan.policy(|policy| policy.limits.requests_max = 1)
+        })
+        .await;
+        let mut client = Client::connect(&mesh, outbound, version).await;
+        let held = client.begin(get("/")).await.unwrap();
+        let mut sender = senders.recv().await.unwrap();
+        sender.send_data("first".into()).await.unwrap();
+        let mut other = Client::connect(&mesh, outbound, version).await;
+        let refused = other.get("/").await;
+        assert_eq!(refused.status, 503);
+        assert!(refused.reason().starts_with("requests-full"), "{refused:?}");
+        drop(sender);
+        assert_eq!(
+            held.into_body().collect().await.unwrap().to_bytes(),
+            "first"
+        );
+        let next = other.begin(get("/")).await.unwrap();
+        assert_eq!(next.status(), 200);
+    });
+}
+
+#[test]
+fn a_streaming_http1_answer_is_in_flight_to_its_end() {
+    a_streaming_answer_is_in_flight_to_its_end(Http::One);
+}
+
+#[test]
+fn a_streaming_http2_answer_is_in_flight_to_its_end() {
+    a_streaming_answer_is_in_flight_to_its_end(Http::Two);
+}
+
+fn a_client_that_leaves_frees_its_place(version: Http) {
+    run(async {
+        let mesh = Mesh::new();
+        let first = Rc::new(Cell::new(true));
+        let app = App::start(&mesh, version, move |_| {
+            let hang = first.replace(false);
+            async move {
+                if hang {
+                    std::future::pending::<()>().await;
+                }
+                answer(200, "ok")
+            }
+        })
+        .await;
+        let outbound = through(&mesh, app.address, |plan| {
+            plan.policy(|policy| {
+                policy.limits.requests_max = 1;
+                policy.limits.connections_max = 1;
+                // Whoever leaves says nothing about the endpoint.
+                policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(1));
+                policy.outlier.base_ejection = Duration::from_secs(60);
+            })
+        })
+        .await;
+        let mut leaving = Client::connect(&mesh, outbound, version).await;
+        {
+            let call = leaving.begin(get("/"));
+            tokio::pin!(call);
+            tokio::select! {
+                _ = &mut call => panic!("it hangs"),
+                () = eventually("it arrives", || app.count() == 1) => {}
+            }
+        }
+        drop(leaving);
+        eventually("its place is free", || {
+            mesh.client.metric("outrigger_requests_total", &[]) == 1
+        })
+        .await;
+        let reply = Client::connect(&mesh, outbound, version)
+            .await
+            .get("/")
+            .await;
+        assert_eq!((reply.status, reply.reason()), (200, ""));
+    });
+}
+
+#[test]
+fn an_http1_client_that_leaves_frees_its_place() {
+    a_client_that_leaves_frees_its_place(Http::One);
+}
+
+#[test]
+fn an_http2_client_that_leaves_frees_its_place() {
+    a_client_that_leaves_frees_its_place(Http::Two);
+}
+
+#[test]
+fn a_broken_answer_is_not_passed_off_as_whole() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, async |mut stream| {
+            let head = until(&mut stream, "\r\n\r\n").await;
+            let answer = match head.contains("/sized") {
+                true => "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+                false => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            };
+            say(&mut stream, answer).await;
+        })
+        .await;
+        let outbound = through(&mesh, app, |plan| plan).await;
+        for path in ["/sized", "/chunked"] {
+            let mut client = Client::connect(&mesh, outbound, Http::One).await;
+            assert!(client.try_send(get(path)).await.is_err(), "{path}");
+        }
+    });
+}
+
+#[test]
+fn a_kept_connection_that_the_application_closed_costs_no_request() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, async |mut stream| {
+            until(&mut stream, "\r\n\r\n").await;
+            // Does not say that it closes.
+            say(
+                &mut stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            )
+            .await;
+        })
+        .await;
+        let outbound = through(&mesh, app, |plan| plan).await;
+        let mut client = Client::connect(&mesh, outbound, Http::One).await;
+        for number in 0..20 {
+            let method = ["GET", "POST"][number % 2];
+            let reply = client.send(request(method, "/", full(""))).await;
+            assert_eq!((reply.status, reply.reason()), (200, ""), "{number}");
+        }
+    });
+}
+
+#[test]
+fn a_draining_endpoint_gets_nothing_new_while_another_is_ready() {
+    run(async {
+        let mesh = Mesh::new();
+        let (stays, goes) = (
+            App::answering(&mesh, 200).await,
+            App::answering(&mesh, 200).await,
+        );
+        let mut draining = plain(goes.address);
+        draining.state = EndpointState::Draining;
+        mesh.client.knows(&[service(
+            "orders:80",
+            vec![plain(stays.address), draining.clone()],
+        )]);
+        let outbound = mesh.outbound("orders:80").await;
+        let mut client = Client::connect(&mesh, outbound, Http::One).await;
+        for _ in 0..10 {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+        assert_eq!((stays.count(), goes.count()), (10, 0));
+        mesh.client.knows(&[service("orders:80", vec![draining])]);
+        assert_eq!(client.get("/").await.status, 200);
+        assert_eq!(goes.count(), 1);
+    });
+}
+
+fn a_try_that_timed_out_gives_its_connection_up(version: Http) {
+    run(async {
+        let mesh = Mesh::new();
+        let turn = Rc::new(Cell::new(0));
+        let app = App::start(&mesh, version, move |_: Request<Incoming>| {
+            turn.set(turn.get() + 1);
+            let hang = turn.get() % 3 != 0;
+            async move {
+                if hang {
+                    std::future::pending::<()>().await;
+                }
+                answer(200, "ok")
+            }
+        })
+        .await;
+        let outbound = through(&mesh, app.address, |plan| {
+            plan.policy(|policy| policy.limits.connections_max = 1)
+                .rule(|rule| {
+                    rule.retry = retry(2, on_5xx());
+                    rule.retry.per_try_timeout = Timeout::After(Duration::from_millis(100));
+                })
+        })
+        .await;
+        let mut client = Client::connect(&mesh, outbound, version).await;
+        for _ in 0..3 {
+            let reply = client.get("/").await;
+            assert_eq!((reply.status, reply.reason()), (200, ""));
+        }
+        assert_eq!(app.count(), 9);
+    });
+}
+
+#[test]
+fn an_http1_try_that_timed_out_gives_its_connection_up() {
+    a_try_that_timed_out_gives_its_connection_up(Http::One);
+}
+
+#[test]
+fn an_http2_try_that_timed_out_gives_its_stream_up() {
+    a_try_that_timed_out_gives_its_connection_up(Http::Two);
+}
+
+#[test]
+fn an_http2_connection_carries_no_more_requests_than_told() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::start(&mesh, Http::Two, async |_| answer(200, "")).await;
+        let plan = service("orders:80", vec![plain(app.address)]).policy(|policy| {
+            policy.limits.requests_per_connection = RequestsPerConnection::AtMost(at_most(2));
+        });
+        mesh.client.knows(&[plan]);
+        let outbound = mesh.outbound("orders:80").await;
+        let mut client = Client::connect(&mesh, outbound, Http::Two).await;
+        for _ in 0..7 {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+        assert_eq!(app.by_connection(), [2, 2, 2, 1]);
+    });
+}
+
+#[test]
+fn ended_connections_leave_no_count_behind() {
+    run(async {
+        let mesh = Mesh::new();
+        let gate = Rc::new(Semaphore::new(0));
+        let opens = Rc::clone(&gate);
+        let app = App::start(&mesh, Http::One, move |_| {
+            let gate = Rc::clone(&opens);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                answer(200, "")
+            }
+        })
+        .await;
+        let outbound = through(&mesh, app.address, |plan| plan).await;
+        gate.add_permits(4);
+        for _ in 0..4 {
+            once(&mesh, outbound, get("/")).await;
+        }
+        let mut silent = TcpStream::connect(outbound).await.unwrap();
+        say(&mut silent, "GET / HTTP").await;
+        drop(silent);
+        let mut waiting = TcpStream::connect(outbound).await.unwrap();
+        say(&mut waiting, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
+        eventually("it arrives", || app.count() == 5).await;
+        drop(waiting);
+        let active = || mesh.client.metric("outrigger_connections_active", &[]);
+        eventually("connections end", || active() == 0).await;
+        // The one that the listener holds ready for the next.
+        assert_eq!(mesh.client.worker.shared.limits.downstream.used(), 1);
+        assert_eq!(
+            mesh.client.metric("outrigger_pool_pending_requests", &[]),
+            0
+        );
+    });
+}
+
+#[test]
+fn names_of_a_service_are_normalised() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::answering(&mesh, 200).await;
+        mesh.client
+            .knows(&[service("orders.shop:80", vec![plain(app.address)])]);
+        let proxy = mesh.forward_proxy().await;
+        for authority in [
+            "orders.shop",
+            "orders.shop:80",
+            "ORDERS.shop:80",
+            "orders.shop.:80",
+            "orders.shop.",
+            "orders.shop:080",
+        ] {
+            let mut stream = TcpStream::connect(proxy).await.unwrap();
+            let head = format!(
+                "GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"
+            );
+            say(&mut stream, &head).await;
+            let answer = rest(&mut stream).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{authority}: {answer}");
+        }
+    });
+}
