@@ -9,6 +9,7 @@ mod ends;
 mod http1;
 mod http2;
 mod identity;
+mod inbound;
 mod mesh;
 mod opaque;
 mod peer;
