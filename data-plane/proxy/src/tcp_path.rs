@@ -85,8 +85,10 @@ pub(crate) async fn open(worker: &Rc<Worker>, service: &Service) -> Result<Opene
                 });
             }
             Err(failure) => {
-                account.close(outcome(&failure));
-                if tried.len() >= TRIES_MAX {
+                let outcome = outcome(&failure);
+                account.close(outcome);
+                // Held back by the backend's own bounds: elsewhere they are the same.
+                if tried.len() >= TRIES_MAX || outcome == AttemptOutcome::HeldBack {
                     return Err(refusal(&failure).by(&rule.origin));
                 }
                 if let Some(cause) = RetryCause::of(failure.kind) {

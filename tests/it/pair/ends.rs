@@ -5,15 +5,22 @@ use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
 use http::{Request, Response};
 use http_body_util::{BodyExt, channel::Channel};
 use hyper::body::Incoming;
-use outrigger_model::{EjectionThreshold, EndpointState, RequestsPerConnection, Timeout};
+use outrigger_model::{
+    Authority, EjectionThreshold, EndpointState, RequestsPerConnection, Timeout,
+};
+use outrigger_proxy::{
+    accept::{Role, accept},
+    worker::Worker,
+};
 use tokio::{
     net::TcpStream,
     sync::{Semaphore, mpsc},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    mesh::{Mesh, run},
+    mesh::{Mesh, listener, run},
     peer::{App, Client, Http, answer, full, get, once, request},
     plan::{ServicePlan, at_most, meshed, on_5xx, plain, retry, service},
     wire::{self, rest, say, until},
@@ -333,5 +340,59 @@ fn names_of_a_service_are_normalised() {
             let answer = rest(&mut stream).await;
             assert!(answer.starts_with("HTTP/1.1 200"), "{authority}: {answer}");
         }
+    });
+}
+
+#[test]
+fn when_all_endpoints_are_ejected_the_answer_says_so() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::answering(&mesh, 500).await;
+        let outbound = through(&mesh, app.address, |plan| {
+            plan.policy(|policy| {
+                policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(1));
+                policy.outlier.base_ejection = Duration::from_secs(60);
+                policy.outlier.max_ejection = Duration::from_secs(60);
+            })
+        })
+        .await;
+        let mut client = Client::connect(&mesh, outbound, Http::One).await;
+        assert_eq!(client.get("/").await.status, 500);
+        let reply = client.get("/").await;
+        let reason = "no-endpoint; shop/orders:80: 1 of 1 endpoints are ejected, none takes requests; by all";
+        assert_eq!((reply.status, reply.reason()), (503, reason));
+        assert_eq!(app.count(), 1);
+    });
+}
+
+#[test]
+fn bounds_hold_across_workers() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::start(&mesh, Http::One, async |_| std::future::pending().await).await;
+        let outbound = through(&mesh, app.address, |plan| {
+            plan.policy(|policy| policy.limits.requests_max = 1)
+        })
+        .await;
+        let other = Worker::new(mesh.client.worker.shared.clone(), 9);
+        let (listener, beside) = listener().await;
+        let role = Role::Destination(Authority::parse("orders:80", None).unwrap());
+        let accepting = accept(
+            Rc::clone(&other),
+            listener,
+            Rc::new(role),
+            CancellationToken::new(),
+        );
+        other.tasks.spawn_local(accepting);
+        let mut waiting = TcpStream::connect(outbound).await.unwrap();
+        say(&mut waiting, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
+        eventually("it arrives", || app.count() == 1).await;
+        let reply = once(&mesh, beside, get("/")).await;
+        assert!(
+            reply.reason().starts_with("requests-full"),
+            "{}",
+            reply.reason()
+        );
+        drop(waiting);
     });
 }

@@ -1,6 +1,6 @@
 //! Opaque TCP: relayed whole, whoever speaks first, and ended side by side.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use outrigger_model::Protocol;
 use tokio::{
@@ -163,5 +163,36 @@ fn without_an_endpoint_the_connection_ends_and_the_reason_is_counted() {
         let reason = [r#"reason="no-endpoint""#];
         let refused = mesh.client.metric("outrigger_refusals_total", &reason);
         assert_eq!(refused, 1, "{}", mesh.client.telemetry.page());
+    });
+}
+
+#[test]
+fn connections_are_bounded_and_who_waits_in_vain_is_told_once() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, echo).await;
+        let outbound = through(&mesh, app, Protocol::Tcp, |plan| {
+            plan.policy(|policy| {
+                policy.limits.connections_max = 1;
+                policy.limits.pending_timeout = Duration::from_millis(100);
+            })
+        })
+        .await;
+        let mut first = TcpStream::connect(outbound).await.unwrap();
+        say(&mut first, "one").await;
+        until(&mut first, "one").await;
+        let mut second = TcpStream::connect(outbound).await.unwrap();
+        assert_eq!(rest(&mut second).await, "");
+        let reason = [r#"reason="pending-timeout""#];
+        let refused = || mesh.client.metric("outrigger_refusals_total", &reason);
+        while refused() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(refused(), 1);
+        assert_eq!(mesh.client.metric("outrigger_retries_total", &[]), 0);
+        drop(first);
+        let mut third = TcpStream::connect(outbound).await.unwrap();
+        say(&mut third, "three").await;
+        until(&mut third, "three").await;
     });
 }
