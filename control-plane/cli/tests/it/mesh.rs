@@ -4,12 +4,14 @@
 //! side. Nothing sleeps to settle: tests wait for events, counts and metrics, with a deadline.
 
 mod bed;
+mod change;
 mod client;
 mod load;
 mod orders;
 mod processes;
 mod products;
 mod security;
+mod streams;
 
 use std::{
     thread,

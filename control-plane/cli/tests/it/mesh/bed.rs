@@ -49,6 +49,10 @@ impl Bed {
         fs::rename(beside, path).unwrap();
     }
 
+    pub(crate) fn remove(&self, name: &str) {
+        fs::remove_file(self.folder.path().join(format!("{name}.yaml"))).unwrap();
+    }
+
     /// Takes a manifest of the example shop as it is.
     pub(crate) fn write_example(&self, name: &str) {
         let shop = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/shop/mesh");
@@ -158,9 +162,34 @@ metadata:
         });
     }
 
+    /// Waits until a workload came or went; its processes are up, or gone.
+    pub(crate) fn workload_event(&mut self, change: &str, name: &str) {
+        self.event(|event| {
+            event["event"] == "workload"
+                && event["change"] == change
+                && event["workload"]["name"] == name
+        });
+    }
+
+    /// Process of the mesh itself, with its control plane.
+    pub(crate) fn pid(&self) -> u32 {
+        self.mesh().pid()
+    }
+
     /// The events read so far.
     pub(crate) fn seen(&self) -> &[Value] {
         self.mesh().seen()
+    }
+
+    /// Process of a workload's sidecar, as started last.
+    pub(crate) fn sidecar_pid(&self, workload: &str) -> u32 {
+        let workload = format!("shop/{workload}");
+        let starts = self.seen().iter().rev();
+        let last = starts
+            .filter(|event| event["event"] == "child_start")
+            .find(|event| event["role"] == "sidecar" && event["workload"] == workload.as_str());
+        let pid = last.expect("its start was reported")["pid"].as_u64();
+        u32::try_from(pid.unwrap()).unwrap()
     }
 
     /// A page of a sidecar's admin address.
@@ -255,7 +284,7 @@ fn free_address() -> Ipv4Addr {
 
 /// A port of 127.0.0.1 that nobody has, below those that the system gives to clients: nobody takes
 /// it by chance before the application does.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let [.., high, low] = std::process::id().to_be_bytes();
     let first = u16::from_be_bytes([high, low]).wrapping_mul(61) % 9_000;

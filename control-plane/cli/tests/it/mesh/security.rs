@@ -14,7 +14,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
 };
 
-use super::{PATIENCE, bed::Bed, client::call};
+use super::{PATIENCE, bed::Bed, client::call, eventually};
 
 const PATH: &str = "/api/v1/products";
 
@@ -45,10 +45,10 @@ fn strangers_and_plain_text_are_refused_at_an_inbound_port() {
         }
     }
     let untrusted = ["direction=\"inbound\"", "result=\"untrusted\""];
-    assert_eq!(
-        bed.metric("products-v1", "outrigger_tls_handshakes_total", &untrusted),
-        6
-    );
+    // It is counted after the stranger was told.
+    eventually("six strangers are counted", || {
+        bed.metric("products-v1", "outrigger_tls_handshakes_total", &untrusted) == 6
+    });
     assert_eq!(app.requests(), 1);
     assert_eq!(call(bed.outbound("products"), "GET", PATH, &[]).status, 200);
     assert_eq!(app.requests(), 2);
