@@ -10,6 +10,7 @@ mod http1;
 mod http2;
 mod identity;
 mod inbound;
+mod limits;
 mod mesh;
 mod opaque;
 mod peer;

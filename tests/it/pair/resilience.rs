@@ -1,15 +1,9 @@
-//! Timeouts, retries, ejection and bounds, counted at the applications.
+//! Timeouts, retries and ejection, counted at the applications.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
-use outrigger_model::{
-    EjectionThreshold, Percent, RequestsPerConnection, RetryBudget, RetryConditions, Timeout,
-};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, mpsc},
-    time::Instant,
-};
+use outrigger_model::{EjectionThreshold, Percent, RetryBudget, RetryConditions, Timeout};
+use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 
 use super::{
     mesh::{Mesh, run},
@@ -19,7 +13,7 @@ use super::{
 };
 
 /// The client's address for `plan`.
-async fn known(mesh: &Mesh, plan: ServicePlan) -> std::net::SocketAddr {
+pub(super) async fn known(mesh: &Mesh, plan: ServicePlan) -> std::net::SocketAddr {
     let authority = plan.authority.clone();
     mesh.client.knows(&[plan]);
     mesh.outbound(&authority).await
@@ -269,109 +263,6 @@ fn failures_in_a_row_eject_and_a_live_probe_brings_back() {
             assert_eq!(client.get("/").await.status, 200);
             tokio::task::yield_now().await;
         }
-    });
-}
-
-#[test]
-fn too_many_requests_at_once_are_refused_by_name() {
-    run(async {
-        let mesh = Mesh::new();
-        let open = Rc::new(Semaphore::new(0));
-        let gate = Rc::clone(&open);
-        let (arrived, mut arrivals) = mpsc::channel(8);
-        let app = App::start(&mesh, Http::One, move |_| {
-            let (gate, arrived) = (Rc::clone(&gate), arrived.clone());
-            async move {
-                arrived.send(()).await.unwrap();
-                let _pass = gate.acquire().await.unwrap();
-                answer(200, "")
-            }
-        })
-        .await;
-        let plan = service("orders:80", vec![plain(app.address)])
-            .policy(|policy| policy.limits.requests_max = 2);
-        let outbound = known(&mesh, plan).await;
-        let refused = async {
-            for _ in 0..2 {
-                arrivals.recv().await.unwrap();
-            }
-            let reply = once(&mesh, outbound, get("/")).await;
-            let reason = "requests-full; shop/orders:80; by DestinationRule/shop/it";
-            assert_eq!((reply.status, reply.reason()), (503, reason));
-            open.add_permits(2);
-        };
-        let (one, two) = (
-            once(&mesh, outbound, get("/")),
-            once(&mesh, outbound, get("/")),
-        );
-        let (one, two, ()) = tokio::join!(one, two, refused);
-        assert_eq!((one.status, two.status), (200, 200));
-        assert_eq!(once(&mesh, outbound, get("/")).await.status, 200);
-    });
-}
-
-#[test]
-fn connections_are_bounded_and_the_line_before_them_too() {
-    run(async {
-        let mesh = Mesh::new();
-        let open = Rc::new(Semaphore::new(0));
-        let gate = Rc::clone(&open);
-        let (arrived, mut arrivals) = mpsc::channel(8);
-        let app = App::start(&mesh, Http::One, move |_| {
-            let (gate, arrived) = (Rc::clone(&gate), arrived.clone());
-            async move {
-                arrived.send(()).await.unwrap();
-                gate.acquire().await.unwrap().forget();
-                answer(200, "")
-            }
-        })
-        .await;
-        let plan = service("orders:80", vec![plain(app.address)]).policy(|policy| {
-            policy.limits.connections_max = 1;
-            policy.limits.pending_max = 1;
-            policy.limits.pending_timeout = Duration::from_millis(200);
-        });
-        let outbound = known(&mesh, plan).await;
-        let first = once(&mesh, outbound, get("/"));
-        let others = async {
-            arrivals.recv().await.unwrap();
-            let (second, third) = tokio::join!(
-                once(&mesh, outbound, get("/")),
-                once(&mesh, outbound, get("/")),
-            );
-            let mut reasons = [second.reason().to_owned(), third.reason().to_owned()];
-            reasons.sort();
-            assert!(reasons[0].starts_with("pending-full; "), "{reasons:?}");
-            assert!(reasons[1].starts_with("pending-timeout; "), "{reasons:?}");
-            open.add_permits(1);
-        };
-        let (first, ()) = tokio::join!(first, others);
-        assert_eq!(first.status, 200);
-        // Who waits gets the connection that becomes free: one for all.
-        open.add_permits(2);
-        let (one, two) = tokio::join!(
-            once(&mesh, outbound, get("/")),
-            once(&mesh, outbound, get("/")),
-        );
-        assert_eq!((one.status, two.status), (200, 200));
-        assert_eq!(app.by_connection(), [3]);
-    });
-}
-
-#[test]
-fn a_connection_carries_no_more_requests_than_told() {
-    run(async {
-        let mesh = Mesh::new();
-        let app = App::answering(&mesh, 200).await;
-        let plan = service("orders:80", vec![plain(app.address)]).policy(|policy| {
-            policy.limits.requests_per_connection = RequestsPerConnection::AtMost(at_most(2));
-        });
-        let outbound = known(&mesh, plan).await;
-        let mut client = Client::connect(&mesh, outbound, Http::One).await;
-        for _ in 0..9 {
-            assert_eq!(client.get("/").await.status, 200);
-        }
-        assert_eq!(app.by_connection(), [2, 2, 2, 2, 1]);
     });
 }
 
