@@ -10,6 +10,7 @@ mod load;
 mod orders;
 mod processes;
 mod products;
+mod restart;
 mod security;
 mod streams;
 

@@ -29,7 +29,9 @@ pub(crate) struct Bed {
 /// An application of the shop that the mesh runs.
 #[derive(Clone, Copy)]
 pub(crate) struct App {
-    port: u16,
+    pub(crate) port: u16,
+    /// The address of its sidecar.
+    pub(crate) sidecar: Ipv4Addr,
 }
 
 impl Bed {
@@ -39,6 +41,14 @@ impl Bed {
             state: tempfile::tempdir().unwrap(),
             mesh: None,
         }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
     }
 
     /// Writes a manifest file at one stroke, as careful editors do.
@@ -81,11 +91,12 @@ spec:
         let port = free_port();
         let protocol = if role == "payments" { "grpc" } else { "http" };
         let exec = format!("outrigger shop {role} --port {port} --version {version}");
-        self.workload(name, app, version, Some(&exec), &[(protocol, port)]);
-        App { port }
+        let sidecar = self.workload(name, app, version, Some(&exec), &[(protocol, port)]);
+        App { port, sidecar }
     }
 
     /// A workload with these ports of 127.0.0.1; without `exec` its application is the test's own.
+    /// Returns the address of its sidecar.
     pub(crate) fn workload(
         &self,
         name: &str,
@@ -93,7 +104,7 @@ spec:
         version: &str,
         exec: Option<&str>,
         ports: &[(&str, u16)],
-    ) {
+    ) -> Ipv4Addr {
         let annotations = exec.map_or_else(String::new, |exec| {
             format!("  annotations: {{outrigger.dev/exec: \"{exec}\"}}\n")
         });
@@ -101,6 +112,7 @@ spec:
             .iter()
             .map(|(name, port)| format!("{name}: {port}"))
             .collect();
+        let address = free_address();
         let text = format!(
             r#"
 apiVersion: networking.istio.io/v1
@@ -114,10 +126,11 @@ metadata:
   serviceAccount: {app}
   ports: {{{}}}
 "#,
-            free_address(),
+            address,
             ports.join(", ")
         );
         self.write(name, &text);
+        address
     }
 
     /// Adds the sidecar that requests are sent through, and waits for the mesh to be ready.

@@ -113,7 +113,7 @@ fn weights_workloads_and_services_change_under_load() {
     bed.end();
 }
 
-fn weights(of_v1: u8) -> String {
+pub(crate) fn weights(of_v1: u8) -> String {
     format!(
         "
 apiVersion: networking.istio.io/v1
@@ -130,7 +130,7 @@ spec:
     )
 }
 
-const SUBSETS: &str = "
+pub(crate) const SUBSETS: &str = "
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: products, namespace: shop}

@@ -1,0 +1,190 @@
+//! A control plane that is killed and started again under load. `up` ends with its control plane,
+//! so here it runs beside sidecars that the test starts itself.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::Duration,
+};
+
+use outrigger_compiler::Membership;
+use outrigger_controller::{
+    controller::{Controller, Options, Root, Running},
+    source::Directory,
+};
+use outrigger_model::{MeshSettings, SpiffeId, TrustDomain, WorkloadName};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use super::{
+    bed::{App, Bed},
+    change::{SUBSETS, weights},
+    client::call,
+    eventually,
+    load::{Load, gets, split},
+};
+
+const PATH: &str = "/api/v1/products";
+const LEAF_LIFETIME: Duration = Duration::from_secs(6);
+
+#[test]
+fn a_control_plane_is_killed_and_started_again_under_load() {
+    let bed = Bed::new();
+    bed.service("products", "products", "http");
+    bed.write("rule", SUBSETS);
+    bed.write("weights", &weights(100));
+    let apps = ["v1", "v2"].map(|version| {
+        let name = format!("products-{version}");
+        bed.app(&name, "products", "product", version)
+    });
+    let client = bed.workload("client", "client", "v1", None, &[]);
+    let mut control_plane = ControlPlane::start(&bed, SocketAddr::from(([127, 0, 0, 1], 0)));
+    let address = control_plane.running.address();
+
+    let mut processes = Processes(Vec::new());
+    for (app, version) in apps.iter().zip(["v1", "v2"]) {
+        let port = app.port.to_string();
+        let shop = ["shop", "product", "--port", &port, "--version", version];
+        processes.start(&shop.map(PathBuf::from));
+        let name = format!("products-{version}");
+        processes.sidecar(&bed, &control_plane, &name, app.sidecar, Some(*app));
+    }
+    processes.sidecar(&bed, &control_plane, "client", client, None);
+    let products = SocketAddr::from((client, 20_001));
+    for sidecar in [client, apps[0].sidecar, apps[1].sidecar] {
+        eventually("a sidecar is ready", || ready(sidecar));
+    }
+
+    let load = Load::start(products, PATH, 2);
+    load.more(50);
+    for (of_v1, version) in [(0, "v2"), (100, "v1")] {
+        let before = serial(client);
+        control_plane.kill();
+        // What it misses it is told when it is back.
+        bed.write("weights", &weights(of_v1));
+        load.more(200);
+        control_plane = ControlPlane::start(&bed, address);
+        eventually("the split follows the edit", || {
+            let versions = split(&gets(products, PATH, 10, 1));
+            versions.get(version) == Some(&10)
+        });
+        eventually("certificates are renewed", || serial(client) != before);
+    }
+    load.more(50);
+    load.end_without_failure();
+}
+
+/// A control plane in a runtime of its own, which can be taken away at once.
+struct ControlPlane {
+    running: Running,
+    runtime: Runtime,
+}
+
+impl ControlPlane {
+    fn start(bed: &Bed, listen: SocketAddr) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let running = runtime.block_on(async {
+            let (directory, first) = Directory::open(bed.folder(), None).unwrap();
+            let options = Options {
+                state_dir: bed.state().to_owned(),
+                root: Root::State,
+                listen,
+                metrics: None,
+                leaf_lifetime: LEAF_LIFETIME,
+                settings: MeshSettings::defaults(TrustDomain::parse("cluster.local").unwrap()),
+                membership: Membership::All,
+            };
+            Controller::start(options, directory, first)
+                .await
+                .unwrap()
+                .0
+        });
+        Self { running, runtime }
+    }
+
+    /// Nobody is told: tasks and connections are gone.
+    fn kill(self) {
+        self.runtime.shutdown_timeout(Duration::from_secs(5));
+        drop(self.running);
+    }
+}
+
+/// Ended when dropped.
+struct Processes(Vec<Child>);
+
+impl Processes {
+    fn start(&mut self, arguments: &[PathBuf]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        self.0.push(command.args(arguments).spawn().unwrap());
+    }
+
+    fn sidecar(
+        &mut self,
+        bed: &Bed,
+        control_plane: &ControlPlane,
+        name: &str,
+        address: Ipv4Addr,
+        app: Option<App>,
+    ) {
+        let account = if app.is_some() { "products" } else { "client" };
+        let identity: SpiffeId = format!("spiffe://cluster.local/ns/shop/sa/{account}")
+            .parse()
+            .unwrap();
+        let workload: WorkloadName = format!("shop/{name}").parse().unwrap();
+        let running = &control_plane.running;
+        let token = running.mint_token(&identity, &workload).unwrap();
+        let file = |ending: &str| bed.state().join(format!("{name}.{ending}"));
+        write(&file("token"), token.expose());
+        write(&file("root"), &running.root_pem());
+        let inbound = app.map(|app| {
+            let application = SocketAddr::from((Ipv4Addr::LOCALHOST, app.port));
+            json!({"listen": SocketAddr::from((address, app.port)), "port": app.port, "application": application})
+        });
+        let outbound = json!({
+            "listen": SocketAddr::from((address, 20_001)),
+            "authority": "products.shop.svc.cluster.local:80",
+        });
+        let bootstrap = json!({
+            "workload": workload.to_string(),
+            "service_account": account,
+            "trust_domain": "cluster.local",
+            "control_plane": running.address(),
+            "control_plane_identity": running.identity().to_string(),
+            "root_file": file("root"),
+            "token_file": file("token"),
+            "admin": SocketAddr::from((address, 15_020)),
+            "outbound": [outbound],
+            "inbound": Vec::from_iter(inbound),
+            "log": "error",
+        });
+        write(&file("json"), &bootstrap.to_string());
+        self.start(&["proxy".into(), file("json")]);
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // An error says that it has ended.
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+}
+
+fn ready(sidecar: Ipv4Addr) -> bool {
+    let admin = SocketAddr::from((sidecar, 15_020));
+    std::net::TcpStream::connect(admin).is_ok() && call(admin, "GET", "/ready", &[]).status == 200
+}
+
+/// Of the certificate in force.
+fn serial(sidecar: Ipv4Addr) -> Value {
+    let page = call(SocketAddr::from((sidecar, 15_020)), "GET", "/certs", &[]);
+    page.json()["chain"][0]["serial"].clone()
+}
