@@ -120,3 +120,67 @@ fn compare(path: &str, crd: &Value, shape: &Shape, wrong: &mut Vec<String>) {
         | Shape::Any => {}
     }
 }
+
+/// Lines `path | what` of a shape's leaves; a field that is not used yet stands for all below it.
+fn page(prefix: &str, shape: &Shape, lines: &mut Vec<String>) {
+    let fields = match shape {
+        Shape::Object(fields) => *fields,
+        Shape::List(inner) | Shape::Bulk(inner) => {
+            return page(&format!("{prefix}[]"), inner, lines);
+        }
+        Shape::Map(inner) => return page(&format!("{prefix}.*"), inner, lines),
+        _ => return lines.push(format!("| `{prefix}` | yes |")),
+    };
+    for field in fields {
+        let path = if prefix.is_empty() {
+            field.name.to_owned()
+        } else {
+            format!("{prefix}.{}", field.name)
+        };
+        match field.support {
+            Support::Used => page(&path, &field.shape, lines),
+            Support::NotYet => lines.push(format!("| `{path}` | not yet: reported by path |")),
+            Support::Ignored => {}
+            Support::Extension => lines.push(format!("| `{path}` | yes, Outrigger alone |")),
+        }
+    }
+}
+
+#[test]
+fn docs_fields_is_the_table() {
+    use crate::Kind;
+    let kinds = [
+        ("Service", Kind::Service),
+        ("EndpointSlice", Kind::EndpointSlice),
+        ("WorkloadEntry", Kind::WorkloadEntry),
+        ("ServiceEntry", Kind::ServiceEntry),
+        ("VirtualService", Kind::VirtualService),
+        ("DestinationRule", Kind::DestinationRule),
+    ];
+    let mut text = String::from(
+        "# What is read\n\nMade from the compiler's table of fields, which is compared with Istio's own CRDs. A field that is\nnot here is unknown: it is reported with the nearest known name. Namespace and ServiceAccount are read\nfor their names.\n",
+    );
+    for (name, kind) in kinds {
+        let mut lines = Vec::new();
+        page("", super::of(kind), &mut lines);
+        text.push_str(&format!(
+            "\n## {name}\n\n| field | works |\n| --- | --- |\n"
+        ));
+        text.push_str(&lines.join("\n"));
+        text.push('\n');
+    }
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/fields.md");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a page of docs is compared, or written when asked for"
+    )]
+    let (update, kept) = (
+        std::env::var("UPDATE_DOCS").is_ok(),
+        std::fs::read_to_string(&path).unwrap_or_default(),
+    );
+    if update {
+        std::fs::write(&path, &text).unwrap();
+        return;
+    }
+    assert_eq!(kept, text, "run UPDATE_DOCS=1 cargo test docs_");
+}
