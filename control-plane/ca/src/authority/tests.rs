@@ -1,3 +1,5 @@
+//! Leaves as a verifier sees them, clocks that jump, requests that are forged.
+
 use std::sync::LazyLock;
 
 use outrigger_model::{Namespace, ServiceAccount};

@@ -1,3 +1,5 @@
+//! Roots made, read, shared by two starters, and refused.
+
 use std::{fs, os::unix::fs::PermissionsExt, thread};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};

@@ -2,6 +2,8 @@
 //! v1alpha3 are the same).
 //!
 //! One table, longer than a file should be: split, it could not be read beside the CRDs.
+//!
+//! Longer than most, because it is one table: every field of four kinds, in the order of their CRDs.
 
 use super::{
     COUNT, Field, PERCENT, PORT, Shape, UNSIGNED, extension, ignored,

@@ -1,3 +1,5 @@
+//! Shares, fairness and avoidance, of each algorithm.
+
 use std::time::Duration;
 
 use outrigger_model::Weight;

@@ -1,3 +1,5 @@
+//! The state machine of one endpoint and the bounds of a cluster.
+
 use std::num::NonZeroU32;
 
 use outrigger_model::Percent;

@@ -1,3 +1,5 @@
+//! Which outcomes are retried, and why not.
+
 use outrigger_model::{Backoff, Percent, Ratio, RetryBudget, Timeout};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Which rule a request takes.
+
 use std::time::Duration;
 
 use outrigger_model::{

@@ -11,6 +11,9 @@
 //! - a destination that announces more shards than have arrived keeps its old endpoints.
 //!
 //! A response is applied whole or not at all: [`prepare`] checks everything first.
+//!
+//! Longer than most, because what is wanted, complete and in force are three views of one state, and a step that forgot one of
+//! them would show only here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,6 @@
 //! From the traffic series to the page: Outrigger's metrics and, from the same numbers, Istio's.
+//!
+//! Longer than most, because each family is written out once, beside the counters it is made of.
 
 use std::{
     sync::{Arc, RwLock},

@@ -6,6 +6,8 @@
 //! Names follow the Prometheus conventions (base units, counters end in `_total`). A label is
 //! called as Istio calls it where it means the same. Label values come from enums, from the
 //! configuration or from a fixed list, never from a request (SECURITY-NOTES rule 11).
+//!
+//! Longer than most, because it is one table: every metric with its help, labels and unit.
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

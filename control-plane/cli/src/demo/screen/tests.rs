@@ -1,3 +1,5 @@
+//! The picture, drawn on a terminal in memory.
+
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 

@@ -1,3 +1,5 @@
+//! Addresses and ports: distinct, and stable under edits.
+
 use std::sync::Arc;
 
 use outrigger_controller::source::{Directory, Transform};

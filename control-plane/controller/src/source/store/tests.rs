@@ -1,3 +1,5 @@
+//! What is in force after files appear, break, change and go.
+
 use super::*;
 
 struct Folder {
