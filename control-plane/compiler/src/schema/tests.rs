@@ -129,7 +129,17 @@ fn page(prefix: &str, shape: &Shape, lines: &mut Vec<String>) {
             return page(&format!("{prefix}[]"), inner, lines);
         }
         Shape::Map(inner) => return page(&format!("{prefix}.*"), inner, lines),
-        _ => return lines.push(format!("| `{prefix}` | yes |")),
+        Shape::Labels
+        | Shape::Text
+        | Shape::Enum(_)
+        | Shape::Duration
+        | Shape::DurationOrZero
+        | Shape::Regex
+        | Shape::Bool
+        | Shape::Integer(..)
+        | Shape::Number
+        | Shape::PortOrName
+        | Shape::Any => return lines.push(format!("| `{prefix}` | yes |")),
     };
     for field in fields {
         let path = if prefix.is_empty() {
