@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     detect::{Detected, classify},
     engine,
+    exchange::Engine,
     io::Io,
     outbound::{Outbound, Scope},
     reason::Refusal,
@@ -44,23 +45,32 @@ pub(super) async fn destination(worker: &Rc<Worker>, stream: TcpStream, authorit
         (Protocol::Detect, Ok(service)) => detect(worker, &service, stream, scope).await,
         // Without a service nobody can speak first; an HTTP client gets its reason.
         (Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tcp, _)
-        | (Protocol::Detect, Err(_)) => http(worker, stream, scope).await,
+        | (Protocol::Detect, Err(_)) => http(worker, stream, scope, answers(protocol)).await,
     }
 }
 
 /// A forward proxy's connection: HTTP alone.
 pub(super) async fn forward_proxy(worker: &Rc<Worker>, stream: TcpStream) {
-    http(worker, stream, Scope::ForwardProxy).await;
+    http(worker, stream, Scope::ForwardProxy, Engine::H1).await;
+}
+
+/// Which engine answers bytes that are no HTTP: on a port declared as HTTP/2, a broken preface
+/// ends the connection (RFC 9113 §3.4); elsewhere HTTP/1 says 400 with the reason.
+fn answers(protocol: Protocol) -> Engine {
+    match protocol {
+        Protocol::Http2 | Protocol::Grpc => Engine::H2,
+        Protocol::Http | Protocol::Tcp | Protocol::Detect => Engine::H1,
+    }
 }
 
 /// A connection known to carry HTTP: version 1 or 2, by the preface.
-async fn http(worker: &Rc<Worker>, mut stream: TcpStream, scope: Scope) {
+async fn http(worker: &Rc<Worker>, mut stream: TcpStream, scope: Scope, other: Engine) {
     let mut ahead = BytesMut::with_capacity(AHEAD_BYTES_MAX);
     let reading = timeout(SILENCE_MAX, decide(worker, &mut stream, &mut ahead));
     let Ok(Some(detected)) = reading.await else {
         return;
     };
-    serve(worker, stream, ahead, detected, scope).await;
+    serve(worker, stream, ahead, detected, (scope, other)).await;
 }
 
 async fn serve(
@@ -68,16 +78,19 @@ async fn serve(
     stream: TcpStream,
     ahead: BytesMut,
     detected: Detected,
-    scope: Scope,
+    (scope, other): (Scope, Engine),
 ) {
     let handler = Rc::new(Outbound::new(Rc::clone(worker), scope));
     let io = Io::Plain(stream);
-    match detected {
-        Detected::Http2 => engine::http2(worker, io.replay(ahead.freeze()), handler).await,
-        // Not HTTP on a port declared as HTTP: the engine answers 400 with the reason.
-        Detected::Http1 | Detected::Opaque | Detected::Tls | Detected::Undecided => {
-            engine::http1(worker, io.replay(ahead.freeze()), handler).await;
-        }
+    let engine = match detected {
+        Detected::Http2 => Engine::H2,
+        Detected::Http1 => Engine::H1,
+        Detected::Opaque | Detected::Tls | Detected::Undecided => other,
+    };
+    let io = io.replay(ahead.freeze());
+    match engine {
+        Engine::H1 => engine::http1(worker, io, handler).await,
+        Engine::H2 => engine::http2(worker, io, handler).await,
     }
 }
 
@@ -111,7 +124,9 @@ async fn detect(worker: &Rc<Worker>, service: &Arc<Service>, mut stream: TcpStre
     let begun = Instant::now();
     match first_word(worker, service, &mut stream, &mut ahead).await {
         None => {}
-        Some(First::Http(detected)) => serve(worker, stream, ahead, detected, scope).await,
+        Some(First::Http(detected)) => {
+            serve(worker, stream, ahead, detected, (scope, Engine::H1)).await
+        }
         Some(First::Opaque(opened)) => {
             let io = Io::Plain(stream).replay(ahead.freeze());
             tcp_path::carry(worker, service, io, Some((*opened, begun))).await;

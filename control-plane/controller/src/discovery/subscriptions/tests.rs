@@ -80,12 +80,18 @@ impl Sidecar {
             self.aliases
                 .retain(|alias, name| **alias != *text && **name != *text);
         }
+        self.drop_unnamed();
     }
 
     /// Drops what it did not subscribe to any more.
     fn unsubscribe(&mut self, text: &str) {
         self.subscribed.remove(text);
         self.aliases.remove(text);
+        self.drop_unnamed();
+    }
+
+    /// What no subscription leads to any more is not kept, as in a real sidecar's fold.
+    fn drop_unnamed(&mut self) {
         let (aliases, subscribed) = (&self.aliases, &self.subscribed);
         self.versions.retain(|name, _| {
             subscribed.contains(name.as_str()) || aliases.values().any(|other| other == name)
