@@ -21,3 +21,4 @@ demo:
 # Regenerates pages that tests compare with the code.
 docs:
     UPDATE_DOCS=1 cargo test docs_
+    UPDATE_DOCS=1 cargo test -p outrigger-proxy documentation
