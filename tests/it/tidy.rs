@@ -21,8 +21,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("outrigger-ca", &["outrigger-model"]),
     (
         "outrigger-proxy",
-        &["outrigger-policy", "outrigger-proto", "outrigger-model"],
+        &[
+            "outrigger-policy",
+            "outrigger-proto",
+            "outrigger-redirect",
+            "outrigger-model",
+        ],
     ),
+    ("outrigger-redirect", &["outrigger-model"]),
     (
         "outrigger-controller",
         &[

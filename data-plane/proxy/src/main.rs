@@ -1,14 +1,43 @@
-//! The binary `outrigger-proxy`: one sidecar. `outrigger-proxy BOOTSTRAP.json`.
+//! The binary `outrigger-proxy`: a sidecar, and the init step that leads traffic through it.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use outrigger_redirect::{Order, USAGE as REDIRECT_USAGE, apply, parse, ruleset, undo};
+
+const USAGE: &str = "\
+usage: outrigger-proxy BOOTSTRAP.json   run a sidecar
+       outrigger-proxy redirect ...     lead this network namespace's traffic through it
+       outrigger-proxy --version
+";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    let (Some(path), None) = (arguments.next(), arguments.next()) else {
-        complain("usage: outrigger-proxy BOOTSTRAP.json");
-        return ExitCode::from(2);
-    };
-    match outrigger_proxy::sidecar::run(&PathBuf::from(path)) {
+    let first = arguments.next();
+    match first.as_ref().and_then(|first| first.to_str()) {
+        Some("redirect") => {
+            let rest = arguments.map(|argument| argument.to_string_lossy().into_owned());
+            redirect(rest)
+        }
+        Some("--version" | "-V") => {
+            say(&format!("outrigger-proxy {}\n", env!("CARGO_PKG_VERSION")))
+        }
+        Some("--help" | "-h") => say(USAGE),
+        _ => match (first, arguments.next()) {
+            (Some(path), None) => sidecar(&PathBuf::from(path)),
+            _ => {
+                complain(USAGE);
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+fn sidecar(path: &Path) -> ExitCode {
+    match outrigger_proxy::sidecar::run(path) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("outrigger-proxy: {error:#}"));
@@ -17,10 +46,46 @@ fn main() -> ExitCode {
     }
 }
 
+/// Exits 0 when what was asked is in force, else 2.
+fn redirect(arguments: impl Iterator<Item = String>) -> ExitCode {
+    let done = match parse(arguments) {
+        Ok(Order::Help) => return say(REDIRECT_USAGE),
+        Ok(Order::Show(capture)) => return say(&ruleset(&capture).to_string()),
+        Ok(Order::Undo) => undo().map(|()| "the rules are gone".to_owned()),
+        Ok(Order::Apply(capture)) => apply(&capture).map(|applied| {
+            format!(
+                "{} rules in force (nft list table inet outrigger): outgoing to port {}, incoming to port {}, except of user {}",
+                applied.rules, capture.outbound_port, capture.inbound_port, capture.uid
+            )
+        }),
+        Err(error) => {
+            complain(&format!("outrigger-proxy redirect: {error}"));
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(text) => say(&format!("outrigger-proxy redirect: {text}\n")),
+        Err(error) => {
+            complain(&format!(
+                "outrigger-proxy redirect: {:#}",
+                anyhow::Error::from(error)
+            ));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
 #[expect(
     clippy::print_stderr,
     reason = "before the log exists, a person reads this"
 )]
 fn complain(text: &str) {
-    eprintln!("{text}");
+    eprintln!("{}", text.trim_end());
 }
