@@ -33,6 +33,9 @@ use crate::{
 /// Longest life of a leaf (DEF-26).
 pub const LEAF_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// How long before its end a root asks to be replaced (DEF-28).
+pub const ROOT_WARNING: Duration = Duration::from_secs(60 * 24 * 3600);
+
 /// Why no certificate was issued, or no root added.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -207,6 +210,13 @@ impl CertificateAuthority {
     #[must_use]
     pub fn root_not_after(&self) -> SystemTime {
         self.root.not_after
+    }
+
+    /// Time left to the root, once it is [`ROOT_WARNING`] or less: zero when it has ended.
+    #[must_use]
+    pub fn root_ends_soon(&self, now: SystemTime) -> Option<Duration> {
+        let left = self.root.not_after.duration_since(now).unwrap_or_default();
+        (left <= ROOT_WARNING).then_some(left)
     }
 
     /// Issues a certificate for `identity` over the public key of a signing request; nothing else

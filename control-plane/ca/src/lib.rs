@@ -28,8 +28,8 @@ mod state;
 mod token;
 
 pub use authority::{
-    CertificateAuthority, IssueError, IssuedCertificate, LEAF_TTL_MAX, ServerCredentials,
-    ServerNames,
+    CertificateAuthority, IssueError, IssuedCertificate, LEAF_TTL_MAX, ROOT_WARNING,
+    ServerCredentials, ServerNames,
 };
 pub use csr::{CSR_BYTES_MAX, CsrError};
 pub use root::{ROOTS_MAX, RootError};

@@ -37,6 +37,7 @@ use crate::{
 mod event;
 mod monitor;
 mod owner;
+mod root;
 
 pub use event::{Event, ObjectChange};
 
@@ -147,6 +148,7 @@ impl Controller {
             address: options.listen,
             source,
         };
+        root::show(&keys.authority, &registry)?;
         let server = Server::new(&options, &keys, &registry)?;
         let listener = TcpListener::bind(options.listen)
             .await
@@ -179,6 +181,10 @@ impl Controller {
         owner.begin(first, Resource::TrustBundle(keys.authority.trust_bundle()));
         server.serve(listener, &discovery, &stop, &mut tasks);
         tasks.spawn(owner.run(stop.clone()));
+        let (stopped, authority) = (stop.clone(), Arc::clone(&keys.authority));
+        tasks.spawn(async move {
+            stopped.run_until_cancelled(root::warn(authority)).await;
+        });
         tracing::info!(%address, identity = %keys.identity, "control plane started");
         let running = Running {
             address,

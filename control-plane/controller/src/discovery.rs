@@ -6,7 +6,8 @@
 //! - `store`: the present resources, encoded once, and who subscribes to which;
 //! - `session`: one stream, its requests, answers and pace;
 //! - `subscriptions`: what one sidecar asked for and was told, and what to tell it next (pure);
-//! - `envelope`: responses from pre-encoded resources; `server`: the gRPC method.
+//! - `envelope`: responses from pre-encoded resources; `server`: the gRPC method;
+//! - `admission`: how fast new streams are let in.
 //!
 //! Invariants:
 //! - A stream holds a set of changed names, not a queue, and has one response in flight until it is
@@ -28,6 +29,7 @@
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -36,9 +38,10 @@ use outrigger_model::{
 };
 use outrigger_proto::DecodeError;
 use prometheus::Registry;
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
+mod admission;
 mod encoded;
 mod envelope;
 mod hold;
@@ -56,12 +59,17 @@ mod tests;
 pub use server::DiscoveryServer;
 pub use status::{DiscoveryEvent, ResourceStatus, SidecarStatus};
 
+use admission::Admissions;
 use metrics::Metrics;
 use store::Store;
 
 /// Events kept for a reader that lags; beyond that it misses the oldest and is told how many.
 /// A change that 1,000 sidecars apply makes 1,000 events.
 const EVENTS_MAX: usize = 1024;
+
+/// Streams for which a response is made at one moment (DEF-35). More than a machine has cores, so
+/// that it binds only where there are very many.
+const PUSHES_MAX: usize = 64;
 
 /// The destination that a client in a namespace means by an authority.
 pub type Resolve = Arc<dyn Fn(&Namespace, &Authority) -> Option<DestinationName> + Send + Sync>;
@@ -128,6 +136,8 @@ pub(crate) struct Shared {
     metrics: Metrics,
     events: broadcast::Sender<DiscoveryEvent>,
     closing: CancellationToken,
+    admissions: Admissions,
+    pushes: Semaphore,
 }
 
 impl Shared {
@@ -151,17 +161,31 @@ impl Shared {
 
 impl DiscoveryHandle {
     /// A service without resources, whose metrics are in `registry`. It answers nothing until the
-    /// first [`Self::publish`].
+    /// first [`Self::publish`]. New streams are let in at the pace of this machine: 15 + 5 a core
+    /// each second (DEF-35).
     ///
     /// # Errors
     /// When the registry has metrics of these names already.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Self::admitting(admission::of_this_machine(), registry)
+    }
+
+    /// [`Self::new`] with another pace, in streams a second.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn admitting(
+        per_second: NonZeroU32,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
         Ok(Self {
             shared: Arc::new(Shared {
                 store: RwLock::new(Store::default()),
                 metrics: Metrics::register(registry)?,
                 events: broadcast::channel(EVENTS_MAX).0,
                 closing: CancellationToken::new(),
+                admissions: Admissions::new(per_second),
+                pushes: Semaphore::new(PUSHES_MAX),
             }),
         })
     }

@@ -1,10 +1,10 @@
-//! Bounds of one destination: connections, waiting requests, requests and retries in flight.
+//! Bounds of one destination: requests and retries in flight. (Connections and those who wait for
+//! one are bounded by the proxy's pool, which owns them.)
 //!
 //! The only state of this crate that spans workers: a limit holds for the sidecar, not for each
 //! of its threads. A [`Gate`] is one counter on a cache line of its own; taking a place is one
 //! compare-and-swap loop, so that the limit is exact and never passed for a moment. Places are
-//! guards: a request whose future is dropped gives its places back. Nothing waits here; the queue
-//! of waiting requests and its timeout are the caller's.
+//! guards: a request whose future is dropped gives its places back. Nothing waits here.
 
 use std::sync::{
     Arc,
@@ -16,10 +16,6 @@ use outrigger_model::ConnectionLimits;
 /// The gates of one destination. Clones share the counters.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    /// Connections to all endpoints together.
-    pub connections: Gate,
-    /// Requests waiting for a connection.
-    pub pending: Gate,
     /// Requests in flight.
     pub requests: Gate,
     /// Retries in flight.
@@ -31,8 +27,6 @@ impl Admission {
     #[must_use]
     pub fn new(limits: &ConnectionLimits) -> Self {
         Self {
-            connections: Gate::new(limits.connections_max, Refusal::Connections),
-            pending: Gate::new(limits.pending_max, Refusal::Pending),
             requests: Gate::new(limits.requests_max, Refusal::Requests),
             retries: Gate::new(limits.retries_max, Refusal::Retries),
         }
@@ -43,8 +37,6 @@ impl Admission {
     #[must_use]
     pub fn with_limits(&self, limits: &ConnectionLimits) -> Self {
         Self {
-            connections: self.connections.with_limit(limits.connections_max),
-            pending: self.pending.with_limit(limits.pending_max),
             requests: self.requests.with_limit(limits.requests_max),
             retries: self.retries.with_limit(limits.retries_max),
         }
@@ -55,10 +47,6 @@ impl Admission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{}", self.as_str())]
 pub enum Refusal {
-    /// `tcp.maxConnections`.
-    Connections,
-    /// `http.http1MaxPendingRequests`.
-    Pending,
     /// `http.http2MaxRequests`.
     Requests,
     /// `http.maxRetries`.
@@ -70,8 +58,6 @@ impl Refusal {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Connections => "connections-full",
-            Self::Pending => "pending-full",
             Self::Requests => "requests-full",
             Self::Retries => "retries-full",
         }
@@ -161,11 +147,11 @@ mod tests {
 
     #[test]
     fn admits_up_to_the_limit_and_again_after_release() {
-        let gate = Gate::new(2, Refusal::Pending);
+        let gate = Gate::new(2, Refusal::Requests);
         let one = gate.try_enter().unwrap();
         let other_worker = gate.clone();
         let _two = other_worker.try_enter().unwrap();
-        assert_eq!(gate.try_enter().unwrap_err(), Refusal::Pending);
+        assert_eq!(gate.try_enter().unwrap_err(), Refusal::Requests);
         drop(one);
         assert_eq!(gate.taken(), 1);
         assert!(gate.try_enter().is_ok());
@@ -189,7 +175,7 @@ mod tests {
     #[test]
     fn exact_across_threads() {
         let (threads, tries, limit) = (4, 50_usize, 101_u32);
-        let gate = Gate::new(limit, Refusal::Connections);
+        let gate = Gate::new(limit, Refusal::Retries);
         let tried = Barrier::new(threads);
         let granted: usize = std::thread::scope(|scope| {
             let run = || {

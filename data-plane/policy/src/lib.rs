@@ -9,7 +9,8 @@
 //! In the order of the request path (DESIGN §5): [`route`] and [`split`] choose a backend,
 //! [`deadline`] starts, [`admission`] bounds, [`balance`] picks an endpoint among those that
 //! [`outlier`] admits, [`outcome`] classes what came of it, [`retry`] (with [`backoff`] and
-//! [`budget`]) decides what follows.
+//! [`budget`]) decides what follows. Beside the path, [`overload`] says what a process that runs
+//! out of memory gives up.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -20,6 +21,7 @@ pub mod budget;
 pub mod deadline;
 pub mod outcome;
 pub mod outlier;
+pub mod overload;
 pub mod request;
 pub mod retry;
 pub mod route;

@@ -379,3 +379,17 @@ fn no_flipped_bit_changes_what_is_issued() {
         good.len() * 8
     );
 }
+
+/// DEF-28.
+#[test]
+fn a_root_asks_to_be_replaced_sixty_days_before_its_end() {
+    let end = AUTHORITY.root_not_after();
+    let second = Duration::from_secs(1);
+    let check = |now: SystemTime, expected: Option<Duration>| {
+        assert_eq!(AUTHORITY.root_ends_soon(now), expected, "{now:?}");
+    };
+    check(end - ROOT_WARNING - second, None);
+    check(end - ROOT_WARNING, Some(ROOT_WARNING));
+    check(end - second, Some(second));
+    check(end + second, Some(Duration::ZERO));
+}

@@ -30,6 +30,7 @@ pub(super) struct Metrics {
     kinds: BTreeMap<ResourceKind, KindMetrics>,
     pub(super) streams: IntGauge,
     pub(super) refused_streams: IntCounter,
+    pub(super) throttled_streams: IntCounter,
     pub(super) refused: IntCounter,
     pub(super) holding: IntGauge,
     /// From sending a response to its answer.
@@ -77,6 +78,7 @@ impl Metrics {
             kinds: ResourceKind::ALL.map(|kind| (kind, of(kind))).into(),
             streams: single.streams,
             refused_streams: single.refused_streams,
+            throttled_streams: single.throttled_streams,
             refused: single.refused,
             holding: single.holding,
             answer_seconds: single.answer_seconds,
@@ -97,6 +99,7 @@ impl Metrics {
 struct Singles {
     streams: IntGauge,
     refused_streams: IntCounter,
+    throttled_streams: IntCounter,
     refused: IntCounter,
     holding: IntGauge,
     answer_seconds: Histogram,
@@ -109,6 +112,10 @@ impl Singles {
             refused_streams: IntCounter::new(
                 "outrigger_discovery_streams_refused_total",
                 "Streams refused: no identity, a foreign name, too many.",
+            )?,
+            throttled_streams: IntCounter::new(
+                "outrigger_discovery_streams_throttled_total",
+                "Streams told to come again because too many came at once.",
             )?,
             refused: IntCounter::new(
                 "outrigger_discovery_unsendable_total",
@@ -130,6 +137,7 @@ impl Singles {
         };
         registry.register(Box::new(single.streams.clone()))?;
         registry.register(Box::new(single.refused_streams.clone()))?;
+        registry.register(Box::new(single.throttled_streams.clone()))?;
         registry.register(Box::new(single.refused.clone()))?;
         registry.register(Box::new(single.holding.clone()))?;
         registry.register(Box::new(single.answer_seconds.clone()))?;

@@ -8,14 +8,17 @@ use std::{
     future::{Ready, ready},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use outrigger_proto::wire::discovery::DeltaDiscoveryRequest;
+use tokio::time::Instant;
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
     codegen::{Body as HttpBody, Service, StdError},
+    metadata::MetadataValue,
     server::{Grpc, NamedService, StreamingService},
 };
 
@@ -112,8 +115,25 @@ impl StreamingService<DeltaDiscoveryRequest> for Open {
         if self.shared.closing.is_cancelled() {
             return ready(Err(Status::unavailable("the control plane is stopping")));
         }
+        let wait = match self.shared.admissions.admit(Instant::now()) {
+            Ok(wait) => wait,
+            Err(after) => {
+                self.shared.metrics.throttled_streams.inc();
+                tracing::debug!(%identity, ?after, "discovery stream refused: too many at once");
+                return ready(Err(come_again(after)));
+            }
+        };
         let shared = Arc::clone(&self.shared);
-        let responses = session::run(shared, identity, request.into_inner());
+        let responses = session::run(shared, identity, request.into_inner(), wait);
         ready(Ok(Response::new(responses.boxed())))
     }
+}
+
+/// Refused for now: gRPC's own way to say when to come again (proposal A6, "pushback").
+fn come_again(after: Duration) -> Status {
+    let mut status = Status::resource_exhausted("too many sidecars connect at once; come again");
+    let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+    let metadata = status.metadata_mut();
+    metadata.insert("grpc-retry-pushback-ms", MetadataValue::from(after));
+    status
 }

@@ -11,7 +11,7 @@ use outrigger_model::{
     Authority, DestinationName, ResourceKind, ResourceName, SpiffeId, WorkloadName,
 };
 use outrigger_proto::{Version, wire::discovery::DeltaDiscoveryRequest};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Status;
 
 use super::{
@@ -34,16 +34,20 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Streams served at once: six times the largest mesh we plan for, at 64 KiB each 4 GB.
 const STREAMS_MAX: usize = 65_536;
 
-/// The responses of a stream whose peer proved `identity`.
+/// The responses of a stream whose peer proved `identity`, and that begins after `wait`.
 pub(super) fn run<S>(
     shared: Arc<Shared>,
     identity: SpiffeId,
     requests: S,
+    wait: Duration,
 ) -> impl Stream<Item = Result<Envelope, Status>> + Send
 where
     S: Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin + 'static,
 {
-    let open = Session::open(shared, identity, requests);
+    let open = async move {
+        sleep(wait).await;
+        Session::open(shared, identity, requests).await
+    };
     stream::once(open)
         .map_ok(|session| {
             stream::unfold(Some(session), async |session| {
@@ -146,7 +150,7 @@ where
     /// The next response; `None` when the sidecar ended the stream.
     async fn next(&mut self) -> Option<Result<Envelope, Status>> {
         loop {
-            if let Some(response) = self.respond() {
+            if let Some(response) = self.push().await {
                 return Some(Ok(response));
             }
             let wake = self.wake_at();
@@ -186,6 +190,14 @@ where
     fn is_overdue(&self) -> bool {
         let in_flight = self.in_flight.as_ref();
         in_flight.is_some_and(|in_flight| in_flight.sent + ANSWER <= Instant::now())
+    }
+
+    /// [`Self::respond`], among the streams that do so at this moment (DEF-35).
+    async fn push(&mut self) -> Option<Envelope> {
+        let shared = Arc::clone(&self.shared);
+        // The semaphore is never closed.
+        let _turn = shared.pushes.acquire().await.ok()?;
+        self.respond()
     }
 
     /// The next response, if one may go now.

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     io::Write,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use outrigger_model::{Namespace, Resource, ResourceKind, ResourceName};
@@ -512,4 +513,57 @@ fn what_no_sidecar_could_decode_is_not_published() {
     assert_eq!(published.refused[0].0, name(&good));
     let error = published.refused[0].1.to_string();
     assert_eq!(error, "RouteTable.tcp[0].backends: is empty");
+}
+
+/// DEF-35: beyond the pace, streams wait up to a second; beyond that they are told when to come
+/// again, and do get in then.
+#[tokio::test(start_paused = true)]
+async fn streams_are_let_in_at_a_pace() {
+    let bench = Bench::admitting(2);
+    bench.publish(vec![settings(1)], &[]);
+    let begun = tokio::time::Instant::now();
+    let mut sidecars = Vec::new();
+    for _ in 0..4 {
+        sidecars.push(bench.sidecar("shop/web").await);
+    }
+    let refused = bench.open(Some(identity("shop/web")), "shop/web").await;
+    let status = refused.err().unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let after = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+    let after: u64 = after.to_str().unwrap().parse().unwrap();
+    assert!((1_000..=1_500).contains(&after), "{after} ms");
+    bench.assert_metric("outrigger_discovery_streams_throttled_total 1");
+    for sidecar in &mut sidecars {
+        sidecar
+            .subscribe(ResourceKind::MeshSettings, &["mesh"])
+            .await;
+        sidecar.expect(ResourceKind::MeshSettings, &["+mesh"]).await;
+    }
+    let took = begun.elapsed();
+    assert!(
+        (Duration::from_millis(900)..Duration::from_secs(2)).contains(&took),
+        "{took:?}"
+    );
+    tokio::time::sleep(Duration::from_millis(after)).await;
+    let mut late = bench.sidecar("shop/web").await;
+    late.subscribe(ResourceKind::MeshSettings, &["mesh"]).await;
+    late.expect(ResourceKind::MeshSettings, &["+mesh"]).await;
+}
+
+/// DEF-35: while as many responses are made as may be, no other is.
+#[tokio::test(start_paused = true)]
+async fn responses_are_made_for_so_many_streams_at_once() {
+    let bench = Bench::start();
+    bench.publish(vec![settings(1)], &[]);
+    let mut sidecar = bench.sidecar("shop/web").await;
+    let shared = Arc::clone(&bench.handle.shared);
+    let turns = u32::try_from(super::PUSHES_MAX).unwrap();
+    let turns = shared.pushes.acquire_many(turns).await.unwrap();
+    sidecar
+        .subscribe(ResourceKind::MeshSettings, &["mesh"])
+        .await;
+    let early = timeout(Duration::from_millis(50), sidecar.receive()).await;
+    assert!(early.is_err(), "no turn is free");
+    drop(turns);
+    sidecar.expect(ResourceKind::MeshSettings, &["+mesh"]).await;
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -87,8 +88,18 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn start() -> Self {
+        Self::with(|registry| DiscoveryHandle::new(registry))
+    }
+
+    /// Lets in so many streams a second.
+    pub(super) fn admitting(per_second: u32) -> Self {
+        let per_second = NonZeroU32::new(per_second).unwrap();
+        Self::with(|registry| DiscoveryHandle::admitting(per_second, registry))
+    }
+
+    fn with(new: impl FnOnce(&Registry) -> Result<DiscoveryHandle, prometheus::Error>) -> Self {
         let registry = Registry::new();
-        let handle = DiscoveryHandle::new(&registry).unwrap();
+        let handle = new(&registry).unwrap();
         let (pipes, incoming) = mpsc::channel(64);
         let mut server = JoinSet::new();
         let router = crate::transport::server().add_service(handle.server());
