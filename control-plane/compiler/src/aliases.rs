@@ -18,6 +18,12 @@ pub(crate) struct ServiceName {
     pub(crate) service: Hostname,
 }
 
+impl std::fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.service)
+    }
+}
+
 impl ServiceName {
     pub(crate) fn port(&self, port: Port) -> DestinationName {
         DestinationName {

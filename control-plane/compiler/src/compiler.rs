@@ -5,8 +5,11 @@
 //! (a property test holds it to that): everything kept here is a function of the present objects.
 //!
 //! Who depends on what: a service on its own objects, the workloads its selector picks, its slices,
-//! routes and policies for its host, and on the ports and subsets of the hosts that its routes
-//! name; a workload on the services that pick it.
+//! routes and policies for its host, routes that name it as a parent, on the ports and subsets of
+//! the hosts that its routes name, and on the ReferenceGrants where they are; a workload on the
+//! services that pick it.
+
+mod report;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,15 +19,12 @@ use std::{
 use outrigger_model::{Hostname, Namespace, Resource, ResourceName};
 
 use crate::{
-    Code, Diagnostic, Object, ObjectKey, Options, Severity,
+    Object, ObjectKey, Options,
     aliases::{Aliases, ServiceName},
     compiled::{Resources, Variants, Workload},
     index::{Index, slice_service},
     ir::Host,
-    ledger::{self, FieldState, LedgerEntry, Notes},
-    merge::targets::UNKNOWN_HOST,
     object::Spec,
-    schema::nearest,
     service, workload,
 };
 
@@ -60,6 +60,8 @@ pub struct Compiler {
     resources: Resources,
     /// Services whose routes name a host.
     referrers: HashMap<Hostname, BTreeSet<ServiceName>>,
+    /// Services whose routes depend on the ReferenceGrants of a namespace.
+    grant_referrers: HashMap<Namespace, BTreeSet<ServiceName>>,
 }
 
 /// What has to be compiled again.
@@ -84,6 +86,7 @@ impl Compiler {
             services: HashMap::new(),
             workloads: BTreeMap::new(),
             referrers: HashMap::new(),
+            grant_referrers: HashMap::new(),
         }
     }
 
@@ -153,6 +156,16 @@ impl Compiler {
                 let named = referred.filter(|named| covers(&host, named));
                 dirty.hosts.extend(named.cloned());
             }
+            Spec::Attached(routes) => {
+                let services = routes.parents.iter().filter_map(|one| one.service.clone());
+                dirty.services.extend(services);
+            }
+            Spec::Grant(_) => {
+                let referrers = self.grant_referrers.get(namespace);
+                dirty
+                    .services
+                    .extend(referrers.into_iter().flatten().cloned());
+            }
         }
     }
 
@@ -203,18 +216,18 @@ impl Compiler {
         update: &mut Update,
     ) {
         let before = self.services.remove(name).unwrap_or_default();
-        for host in before.references.difference(&after.references) {
-            if let Some(referrers) = self.referrers.get_mut(host) {
-                referrers.remove(name);
-                if referrers.is_empty() {
-                    self.referrers.remove(host);
-                }
-            }
-        }
-        for host in after.references.difference(&before.references) {
-            let referrers = self.referrers.entry(host.clone()).or_default();
-            referrers.insert(name.clone());
-        }
+        refer(
+            &mut self.referrers,
+            name,
+            &before.references,
+            &after.references,
+        );
+        refer(
+            &mut self.grant_referrers,
+            name,
+            &before.grants,
+            &after.grants,
+        );
         for gone in before.resources.keys() {
             if !after.resources.contains_key(gone) {
                 self.resources.remove(gone);
@@ -287,96 +300,6 @@ impl Compiler {
     pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.index.objects()
     }
-
-    /// Everything there is to say about the objects, errors first. Walks all of them: for when
-    /// something changed, not for each request.
-    #[must_use]
-    pub fn diagnostics(&self) -> BTreeSet<Diagnostic> {
-        let mut all = BTreeSet::new();
-        for object in self.index.objects() {
-            all.extend(object.diagnostics().iter().cloned());
-            self.unmatched(object, &mut all);
-        }
-        let compiled = self.services.values();
-        for diagnostic in compiled.flat_map(|service| &service.diagnostics) {
-            all.insert(self.with_hint(diagnostic.clone()));
-        }
-        all
-    }
-
-    /// Says of routes and policies whose host no service has that they are for nothing.
-    fn unmatched(&self, object: &Object, all: &mut BTreeSet<Diagnostic>) {
-        let hosts = match object.spec() {
-            Spec::Routes(routes) => routes.hosts.iter().collect(),
-            Spec::Policy(policy) => vec![&policy.host],
-            Spec::None
-            | Spec::Service(_)
-            | Spec::EndpointSlice(_)
-            | Spec::WorkloadEntry(_)
-            | Spec::ServiceEntry(_) => return,
-        };
-        for host in hosts {
-            let full = self.index.complete(object, &host.value);
-            if self.index.matching(&full).is_empty() {
-                let text = match &full {
-                    Host::Short(host) | Host::Full(host) => host.to_string(),
-                    Host::Suffix(suffix) => format!("*{suffix}"),
-                    Host::Any => "*".to_owned(),
-                };
-                let message = format!("{UNKNOWN_HOST}{text}");
-                let (severity, code) = (Severity::Warning, Code::UnknownHost);
-                let diagnostic = object.diagnose(severity, code, &host.path, message);
-                all.insert(self.with_hint(diagnostic));
-            }
-        }
-    }
-
-    fn with_hint(&self, mut diagnostic: Diagnostic) -> Diagnostic {
-        if diagnostic.code == Code::UnknownHost
-            && let Some(host) = diagnostic.message.strip_prefix(UNKNOWN_HOST)
-        {
-            let mut known: Vec<_> = self.index.aliases.hosts().map(Hostname::as_str).collect();
-            known.sort_unstable();
-            if let Some(near) = nearest(host, known) {
-                diagnostic.message = format!("{}: did you mean {near}?", diagnostic.message);
-            }
-        }
-        diagnostic
-    }
-
-    /// What became of every field of every object.
-    #[must_use]
-    pub fn ledger(&self) -> BTreeMap<ObjectKey, Vec<LedgerEntry>> {
-        let mut notes = Notes::new();
-        for service in self.services.values() {
-            for (key, paths) in service.effects.iter() {
-                notes.entry(key).or_default().push(paths);
-            }
-        }
-        let objects = self.index.objects();
-        objects
-            .map(|object| {
-                let entries = ledger::of_object(object, &notes, &unused(object));
-                (object.key().clone(), entries)
-            })
-            .collect()
-    }
-}
-
-/// What holds for a field of which no service made anything.
-fn unused(object: &Object) -> FieldState {
-    let unreachable = |reason: &str| FieldState::Unreachable {
-        reason: reason.into(),
-    };
-    match object.spec() {
-        Spec::Routes(routes) if routes.scope == crate::ir::Scope::Gateways => {
-            unreachable("it is for gateways only")
-        }
-        Spec::Routes(_) | Spec::Policy(_) => unreachable("no service has its host"),
-        Spec::ServiceEntry(_) => unreachable("it defines no host that can be used"),
-        Spec::EndpointSlice(_) => unreachable("its service does not exist"),
-        Spec::None | Spec::Service(_) | Spec::WorkloadEntry(_) => FieldState::Active,
-    }
 }
 
 fn covers(host: &Host, name: &Hostname) -> bool {
@@ -385,5 +308,26 @@ fn covers(host: &Host, name: &Hostname) -> bool {
         Host::Full(full) => full == name,
         Host::Suffix(suffix) => name.as_str().ends_with(suffix.as_ref()),
         Host::Any => true,
+    }
+}
+
+/// Keeps who refers to what true after a service was compiled again.
+fn refer<K: Clone + Ord + std::hash::Hash>(
+    referrers: &mut HashMap<K, BTreeSet<ServiceName>>,
+    name: &ServiceName,
+    before: &BTreeSet<K>,
+    after: &BTreeSet<K>,
+) {
+    for key in before.difference(after) {
+        if let Some(names) = referrers.get_mut(key) {
+            names.remove(name);
+            if names.is_empty() {
+                referrers.remove(key);
+            }
+        }
+    }
+    for key in after.difference(before) {
+        let names = referrers.entry(key.clone()).or_default();
+        names.insert(name.clone());
     }
 }

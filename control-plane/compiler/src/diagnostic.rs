@@ -42,6 +42,8 @@ pub enum Code {
     UnknownPort,
     /// A subset that no DestinationRule defines.
     UnknownSubset,
+    /// A reference into another namespace that nothing there allows.
+    NotPermitted,
     /// Another object decides instead.
     Shadowed,
     /// Never takes effect.
@@ -92,6 +94,7 @@ impl fmt::Display for Code {
             Self::UnknownHost => "unknown-host",
             Self::UnknownPort => "unknown-port",
             Self::UnknownSubset => "unknown-subset",
+            Self::NotPermitted => "not-permitted",
             Self::Shadowed => "shadowed",
             Self::Unreachable => "unreachable",
             Self::Endpoint => "endpoint",

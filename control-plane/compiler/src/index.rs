@@ -16,6 +16,7 @@ use crate::{
     Kind, Object, ObjectKey, Options,
     aliases::{Aliases, ServiceName},
     ir::{Host, Labels, Scope},
+    merge::attached::{self, Attached},
     object::{EndpointSlice, Service, Spec, WorkloadAddress},
 };
 
@@ -38,6 +39,10 @@ pub(crate) struct Index {
     selectors: HashMap<Label, BTreeSet<(ServiceName, Arc<ObjectKey>)>>,
     routes: HashMap<Host, Keys>,
     policies: HashMap<Host, BTreeMap<Namespace, Keys>>,
+    /// Routes by the services that they name as parents.
+    attached: HashMap<ServiceName, Keys>,
+    /// ReferenceGrants by their namespace.
+    grants: HashMap<Namespace, Keys>,
 }
 
 /// One object's part in the definition of a service.
@@ -65,6 +70,8 @@ impl Index {
             selectors: HashMap::new(),
             routes: HashMap::new(),
             policies: HashMap::new(),
+            attached: HashMap::new(),
+            grants: HashMap::new(),
         }
     }
 
@@ -125,6 +132,12 @@ impl Index {
                 }
             }
             Spec::Routes(_) => {}
+            Spec::Attached(routes) => {
+                for service in routes.parents.iter().filter_map(|one| one.service.clone()) {
+                    change(&mut self.attached, service, key, present);
+                }
+            }
+            Spec::Grant(_) => change(&mut self.grants, namespace.clone(), key, present),
             Spec::Policy(policy) => {
                 let host = self.policy_host(object, policy);
                 let by_namespace = self.policies.entry(host.clone()).or_default();
@@ -266,7 +279,9 @@ impl Index {
             | Spec::EndpointSlice(_)
             | Spec::WorkloadEntry(_)
             | Spec::Routes(_)
-            | Spec::Policy(_) => Vec::new(),
+            | Spec::Policy(_)
+            | Spec::Attached(_)
+            | Spec::Grant(_) => Vec::new(),
         }
     }
 
@@ -323,6 +338,29 @@ impl Index {
             }
         }
         found
+    }
+
+    /// Routes that name a service as a parent, in the order in which they precede each other.
+    pub(crate) fn attached(&self, service: &ServiceName) -> Vec<Attached<'_>> {
+        let mut routes: Vec<_> = self
+            .keys(self.attached.get(service))
+            .filter_map(|object| Some((object, object.attached()?)))
+            .collect();
+        routes.sort_by_cached_key(|(object, _)| attached::age(object));
+        routes
+    }
+
+    /// Whether a route may send to a service: one of its own namespace, or one whose namespace
+    /// grants it.
+    pub(crate) fn permits(&self, route: &Object, service: &ServiceName) -> bool {
+        let Some(namespace) = route.namespace() else {
+            return false;
+        };
+        *namespace == service.namespace
+            || self
+                .keys(self.grants.get(&service.namespace))
+                .filter_map(|object| object.grant())
+                .any(|grant| grant.allows(route.key().kind, namespace, &service.service))
     }
 
     fn keys<'a>(&'a self, keys: Option<&'a Keys>) -> impl Iterator<Item = &'a Arc<Object>> {

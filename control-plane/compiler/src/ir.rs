@@ -1,17 +1,20 @@
 //! The intermediate representation: what every front end translates to, and what merging and
 //! compiling work from.
 //!
-//! Istio's VirtualService and DestinationRule come here through `istio`; the Gateway API's routes
-//! will come through a front end of their own, beside it. Every value carries the path of the
+//! Istio's VirtualService and DestinationRule come here through `istio`, the Gateway API's routes
+//! through `gateway`. They differ in what they attach to and in what precedes what; the rules
+//! themselves are the same here. Every value carries the path of the
 //! field it came from; the object is that of the value's owner. Hosts are not resolved yet:
 //! that needs the services.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use outrigger_model::{
-    Balancer, Hostname, HttpMatch, Lifetime, Namespace, OutlierDetection, Port, RetryPolicy,
-    SubsetName, Timeout, Weight,
+    Balancer, Filters, HostRewrite, Hostname, HttpMatch, Lifetime, Namespace, OutlierDetection,
+    PathRewrite, Port, RedirectStatus, RetryPolicy, Scheme, SubsetName, Timeout, Weight,
 };
+
+use crate::status::Reason;
 
 /// A value and the path of the field it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,47 @@ pub(crate) struct Routes {
     pub(crate) dead: Vec<Sourced<&'static str>>,
 }
 
+/// Routing for the services that an object names as its parents: HTTPRoute, GRPCRoute.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AttachedRoutes {
+    /// What it is attached to, in order.
+    pub(crate) parents: Vec<Parent>,
+    /// Rules, in order.
+    pub(crate) rules: Vec<AttachedRule>,
+}
+
+/// One parent of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parent {
+    pub(crate) path: Arc<str>,
+    /// As written, for the status.
+    pub(crate) reference: crate::status::ParentReference,
+    /// The service; `None` for a parent that is none, such as a gateway, or cannot be one.
+    pub(crate) service: Option<crate::aliases::ServiceName>,
+}
+
+/// One rule of an attached route. Its matches are ranked one by one.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AttachedRule {
+    pub(crate) route: HttpRoute,
+    /// Of each alternative of the route, in its order.
+    pub(crate) ranks: Vec<Rank>,
+    /// What makes the rule, or a match of it, answer 500 or nothing at all.
+    pub(crate) problems: Vec<RuleProblem>,
+}
+
+/// Something that cannot be done as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RuleProblem {
+    pub(crate) reason: Reason,
+    pub(crate) message: Arc<str>,
+}
+
+/// How exact a match is, the more exact the greater: compared from the first number on. For HTTP:
+/// kind of path match, characters of the path, method, headers, query parameters. For gRPC:
+/// characters of the service, of the method, headers.
+pub(crate) type Rank = [usize; 5];
+
 /// Who applies a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -80,6 +124,8 @@ pub(crate) struct HttpRoute {
     pub(crate) alternatives: Vec<HttpAlternative>,
     /// Where to.
     pub(crate) targets: Targets,
+    /// What changes on the way.
+    pub(crate) filters: Filters,
     /// Whole request.
     pub(crate) timeout: Timeout,
     /// Retries.
@@ -112,18 +158,50 @@ pub(crate) enum Validity {
 pub(crate) enum Targets {
     /// To these, by weight. Not empty, their weights' sum above zero.
     Forward(Vec<Target>),
+    /// Nowhere: the client is sent elsewhere.
+    Redirect(Redirection),
     /// The rule is invalid, for this reason.
     Invalid(Arc<str>),
 }
 
-/// A backend, its host not resolved yet.
+/// A backend, not resolved yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) path: Arc<str>,
-    pub(crate) host: Host,
-    pub(crate) port: Option<Port>,
-    pub(crate) subset: Option<SubsetName>,
+    pub(crate) to: Reference,
     pub(crate) weight: Weight,
+    /// What changes on the way there.
+    pub(crate) filters: Filters,
+}
+
+/// How a backend is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reference {
+    /// By the host of a service.
+    Host {
+        host: Host,
+        port: Option<Port>,
+        subset: Option<SubsetName>,
+    },
+    /// A Kubernetes Service, by its name.
+    Service {
+        service: crate::aliases::ServiceName,
+        port: Port,
+    },
+    /// It names nothing that could take requests: its share is answered 500.
+    Invalid { reason: Reason, message: Arc<str> },
+}
+
+/// A redirect whose port may follow from the port that was addressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Redirection {
+    /// `None`: that of the request, which in a mesh is `http`.
+    pub(crate) scheme: Option<Scheme>,
+    pub(crate) host: HostRewrite,
+    /// `None`: the scheme's own if a scheme is named, else the one that was addressed.
+    pub(crate) port: Option<Port>,
+    pub(crate) path: PathRewrite,
+    pub(crate) status: RedirectStatus,
 }
 
 /// One TCP rule.

@@ -5,8 +5,8 @@
 //!
 //! 1. A source fills [`Node`]s from text and calls [`read`] for typed [`Object`]s (`document`,
 //!    `schema`, `object`).
-//! 2. A front end translates routes and policies to the intermediate representation (`istio`
-//!    to `ir`), which `index` keeps with everything else.
+//! 2. A front end translates routes and policies to the intermediate representation (`istio` and
+//!    `gateway` to `ir`), which `index` keeps with everything else.
 //! 3. [`Compiler::apply`] merges and compiles what a change touches (`merge`, `service`,
 //!    `workload`) to [`Resources`], diagnostics and the ledger.
 
@@ -20,6 +20,7 @@ mod diagnostic;
 pub mod document;
 mod duration;
 mod endpoints;
+mod gateway;
 mod index;
 mod ir;
 mod istio;
@@ -30,6 +31,7 @@ mod options;
 mod schema;
 mod service;
 mod shard;
+mod status;
 mod workload;
 
 pub use aliases::Aliases;
@@ -40,3 +42,7 @@ pub use document::{Node, Position, Provenance, Source};
 pub use ledger::{FieldState, LedgerEntry};
 pub use object::{Kind, Metadata, NotUsed, Object, ObjectKey, Reading, WorkloadAddress, read};
 pub use options::{Membership, Options};
+pub use status::{
+    CONTROLLER_NAME, Condition, ConditionKind, FieldSummary, ObjectStatus, ParentReference,
+    ParentStatus, Reason,
+};

@@ -7,6 +7,7 @@ mod endpoint;
 mod endpoint_slice;
 mod key;
 mod reading;
+mod reference_grant;
 mod service;
 mod service_entry;
 
@@ -15,6 +16,7 @@ pub(crate) use endpoint_slice::EndpointSlice;
 pub use key::{Kind, ObjectKey};
 pub use reading::{Metadata, NotUsed, Reading, read};
 pub(crate) use reading::{position_in, text_map};
+pub(crate) use reference_grant::Grant;
 pub(crate) use service::{Service, ServicePort, TargetPort, by_name};
 pub(crate) use service_entry::ServiceEntry;
 
@@ -24,7 +26,7 @@ use outrigger_model::Namespace;
 
 use crate::{
     Code, Diagnostic, Provenance, Severity, Source,
-    ir::{Policy, Routes},
+    ir::{AttachedRoutes, Policy, Routes},
     ledger::WrittenField,
 };
 
@@ -50,6 +52,8 @@ pub(crate) enum Spec {
     ServiceEntry(ServiceEntry),
     Routes(Routes),
     Policy(Policy),
+    Attached(AttachedRoutes),
+    Grant(Grant),
 }
 
 impl Object {
@@ -102,6 +106,20 @@ impl Object {
         None
     }
 
+    pub(crate) fn attached(&self) -> Option<&AttachedRoutes> {
+        if let Spec::Attached(routes) = &self.spec {
+            return Some(routes);
+        }
+        None
+    }
+
+    pub(crate) fn grant(&self) -> Option<&Grant> {
+        if let Spec::Grant(grant) = &self.spec {
+            return Some(grant);
+        }
+        None
+    }
+
     pub(crate) fn policy(&self) -> Option<&Policy> {
         if let Spec::Policy(policy) = &self.spec {
             return Some(policy);
@@ -125,7 +143,9 @@ impl Object {
             | Spec::EndpointSlice(_)
             | Spec::WorkloadEntry(_)
             | Spec::Routes(_)
-            | Spec::Policy(_) => None,
+            | Spec::Policy(_)
+            | Spec::Attached(_)
+            | Spec::Grant(_) => None,
         }
     }
 

@@ -6,6 +6,7 @@
 //! they gain cannot be ignored in silence.
 
 mod check;
+pub(crate) mod gateway;
 pub(crate) mod istio;
 pub(crate) mod kubernetes;
 mod scalar;
@@ -13,6 +14,7 @@ mod scalar;
 mod tests;
 
 pub(crate) use check::{Checked, Finding, check, is_below, join};
+pub(crate) use scalar::regex_error;
 
 use crate::Kind;
 
@@ -122,6 +124,9 @@ pub(crate) fn of(kind: Kind) -> &'static Shape {
         Kind::ServiceEntry => &istio::SERVICE_ENTRY,
         Kind::VirtualService => &istio::VIRTUAL_SERVICE,
         Kind::DestinationRule => &istio::DESTINATION_RULE,
+        Kind::HttpRoute => &gateway::HTTP_ROUTE,
+        Kind::GrpcRoute => &gateway::GRPC_ROUTE,
+        Kind::ReferenceGrant => &gateway::REFERENCE_GRANT,
     }
 }
 

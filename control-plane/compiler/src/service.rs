@@ -15,7 +15,7 @@ use outrigger_model::{
 };
 
 use crate::{
-    Code, Diagnostic, Object, ObjectKey, Severity,
+    Code, Diagnostic, Kind, Object, ObjectKey, Severity,
     aliases::ServiceName,
     compiled::Variants,
     defaults::Location,
@@ -23,7 +23,12 @@ use crate::{
     index::{Claim, Index},
     ir::Routes,
     ledger::{Effects, FieldState},
-    merge::{policy, routes::Merge, targets::Resolver},
+    merge::{
+        attached::{self, Attached},
+        policy,
+        routes::Merge,
+        targets::Resolver,
+    },
     object::ServicePort,
     shard,
 };
@@ -36,6 +41,8 @@ pub(crate) struct Compiled {
     pub(crate) effects: Effects,
     /// Hosts that its routes name.
     pub(crate) references: BTreeSet<Hostname>,
+    /// Namespaces whose ReferenceGrants its routes depend on.
+    pub(crate) grants: BTreeSet<Namespace>,
 }
 
 /// Compiles a service; nothing if no object defines it.
@@ -54,6 +61,11 @@ pub(crate) fn compile(index: &Index, name: &ServiceName) -> Compiled {
         return out;
     };
     let routes = index.routes(&host);
+    // Parents are Services: a ServiceEntry whose host looks like one is none.
+    let attached = match first.service_entry() {
+        None => index.attached(name),
+        Some(_) => Vec::new(),
+    };
     let mut unit = Unit {
         index,
         name,
@@ -61,11 +73,13 @@ pub(crate) fn compile(index: &Index, name: &ServiceName) -> Compiled {
         hosts,
         location: location(&first),
         routes,
+        attached,
+        coverage: Coverage::default(),
         out,
     };
     unit.note_policies();
-    unit.note_routes();
     unit.ports(&claims);
+    unit.note_routes();
     let mut out = unit.out;
     for claim in &claims {
         out.effects.add(claim.object, "", FieldState::Active);
@@ -108,7 +122,31 @@ struct Unit<'a> {
     hosts: Vec<Hostname>,
     location: Location,
     routes: Vec<(&'a Arc<Object>, &'a Routes)>,
+    /// Routes that name it as a parent.
+    attached: Vec<Attached<'a>>,
+    /// Which of them decide for clients in general.
+    coverage: Coverage,
     out: Compiled,
+}
+
+/// Whether attached routes decide for every port, whoever calls.
+#[derive(Default)]
+struct Coverage {
+    /// The first that decides for a port.
+    by: Option<ObjectKey>,
+    /// There is a port for which none does.
+    has_gap: bool,
+}
+
+impl Coverage {
+    fn add(&mut self, deciding: Option<&Attached<'_>>) {
+        match deciding {
+            None => self.has_gap = true,
+            Some((object, _)) => {
+                self.by.get_or_insert_with(|| object.key().clone());
+            }
+        }
+    }
 }
 
 impl Unit<'_> {
@@ -172,7 +210,7 @@ impl Unit<'_> {
                 )
             });
         }
-        self.route_table(&name);
+        self.route_table(&name, port);
     }
 
     /// A resource as most clients see it, and as those of some namespaces do where that differs.
@@ -236,18 +274,15 @@ impl Unit<'_> {
         }
     }
 
-    fn route_table(&mut self, name: &DestinationName) {
-        let default = self.routes_for(name, None);
-        // Which subsets exist depends on the client's namespace.
-        let clients: BTreeSet<Namespace> = self
-            .out
-            .references
-            .iter()
-            .flat_map(|host| policy::client_namespaces(self.index, host))
-            .collect();
+    fn route_table(&mut self, name: &DestinationName, port: &ServicePort) {
+        let default = self.routes_for(name, port, None);
+        // Which subsets exist depends on the client's namespace, and it may have routes of its own.
+        let mut clients = attached::client_namespaces(&self.attached, self.name);
+        let references = self.out.references.iter();
+        clients.extend(references.flat_map(|host| policy::client_namespaces(self.index, host)));
         let mut variants = Variants::new(Resource::RouteTable(default));
         for client in &clients {
-            let table = self.routes_for(name, Some(client));
+            let table = self.routes_for(name, port, Some(client));
             variants.add(client, Resource::RouteTable(table));
         }
         self.out
@@ -255,7 +290,16 @@ impl Unit<'_> {
             .insert(ResourceName::RouteTable(name.clone()), variants);
     }
 
-    fn routes_for(&mut self, name: &DestinationName, client: Option<&Namespace>) -> RouteTable {
+    fn routes_for(
+        &mut self,
+        name: &DestinationName,
+        port: &ServicePort,
+        client: Option<&Namespace>,
+    ) -> RouteTable {
+        let selection = attached::select(&self.attached, self.name, port, client);
+        if client.is_none() {
+            self.coverage.add(selection.deciding.first());
+        }
         let mut merge = Merge {
             resolver: Resolver {
                 index: self.index,
@@ -263,6 +307,7 @@ impl Unit<'_> {
                 port: name.port,
                 diagnostics: &mut self.out.diagnostics,
                 references: &mut self.out.references,
+                grants: &mut self.out.grants,
             },
             own: Backend {
                 destination: name.clone(),
@@ -270,17 +315,32 @@ impl Unit<'_> {
             },
             effects: &mut self.out.effects,
         };
+        let http = match selection.deciding.first() {
+            None => merge.http(&self.routes),
+            Some((winner, _)) => {
+                if client.is_none() {
+                    merge.shadow_http(&self.routes, winner);
+                }
+                merge.shadow_attached(&selection.shadowed, winner);
+                merge.attached(&selection.deciding)
+            }
+        };
         RouteTable {
             name: name.clone(),
-            http: merge.http(&self.routes),
+            http,
             tcp: merge.tcp(&self.routes),
         }
     }
 
     /// What became of the routes as a whole; of each rule, merging says.
     fn note_routes(&mut self) {
+        let winner = self.coverage.by.as_ref().filter(|_| !self.coverage.has_gap);
         for (object, routes) in &self.routes {
-            self.out.effects.add(object, "", FieldState::Active);
+            let state = match winner {
+                Some(by) if routes.tcp.is_empty() => FieldState::Shadowed { by: by.clone() },
+                Some(_) | None => FieldState::Active,
+            };
+            self.out.effects.add(object, "", state);
             for dead in &routes.dead {
                 let reason = dead.value.into();
                 let state = FieldState::Unreachable { reason };
@@ -346,7 +406,7 @@ impl Compiled {
                 let (code, message) = match state {
                     FieldState::Shadowed { by } => (
                         Code::Shadowed,
-                        format!("{by} decides instead: it is older or more exact"),
+                        format!("{by} decides instead: {}", why_first(by.kind)),
                     ),
                     FieldState::Unreachable { reason } => (
                         Code::Unreachable,
@@ -367,5 +427,24 @@ impl Compiled {
             }
         }
         self.diagnostics.extend(found);
+    }
+}
+
+/// Why an object decides rather than another.
+fn why_first(kind: Kind) -> &'static str {
+    match kind {
+        Kind::GrpcRoute => {
+            "a GRPCRoute goes before HTTPRoutes and VirtualServices, and an older one first"
+        }
+        Kind::HttpRoute => "an HTTPRoute goes before VirtualServices, and an older one first",
+        Kind::Namespace
+        | Kind::ServiceAccount
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::WorkloadEntry
+        | Kind::ServiceEntry
+        | Kind::VirtualService
+        | Kind::DestinationRule
+        | Kind::ReferenceGrant => "it is older or more exact",
     }
 }

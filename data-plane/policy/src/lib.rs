@@ -6,8 +6,8 @@
 //! to one worker; only [`admission`] counts across workers, with atomics. Nothing here allocates
 //! per request, except where several header fields of one name must be joined to be matched.
 //!
-//! In the order of the request path (DESIGN §5): [`route`] and [`split`] choose a backend,
-//! [`deadline`] starts, [`admission`] bounds, [`balance`] picks an endpoint among those that
+//! In the order of the request path (DESIGN §5): [`route`] and [`split`] choose a backend, [`filter`]
+//! says what changes on the way to it, [`deadline`] starts, [`admission`] bounds, [`balance`] picks an endpoint among those that
 //! [`outlier`] admits, [`outcome`] classes what came of it, [`retry`] (with [`backoff`] and
 //! [`budget`]) decides what follows. Beside the path, [`overload`] says what a process that runs
 //! out of memory gives up.
@@ -19,6 +19,7 @@ pub mod backoff;
 pub mod balance;
 pub mod budget;
 pub mod deadline;
+pub mod filter;
 pub mod outcome;
 pub mod outlier;
 pub mod overload;

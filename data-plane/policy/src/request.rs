@@ -11,6 +11,9 @@ pub trait RequestView {
     /// The path as received, without query and fragment.
     fn path(&self) -> &str;
 
+    /// The query as received, what follows the first `?`; `None` where there is no `?`.
+    fn query(&self) -> Option<&str>;
+
     /// Calls `visit` with the value of every field of that name, in order, without surrounding
     /// white space. `name_lowercase` is in lower case; fields match it in any case.
     fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8]));

@@ -11,12 +11,15 @@
 //! Workers share a table. An expression keeps its search state in a pool whose first user has a
 //! lock-free path; a process with several workers gives each its own clone of the table.
 
+use std::sync::Arc;
+
 use outrigger_model::{
-    Backend, HttpAction, HttpRule, Origin, RetryPolicy, RouteTable, TcpRule, Timeout,
-    WeightedBackend,
+    Backend, HttpAction, HttpRule, HttpTarget, Origin, Redirect, RetryPolicy, RouteTable, TcpRule,
+    Timeout, Weight, WeightedBackend,
 };
 
 use crate::{
+    filter::Changes,
     request::RequestView,
     split::{NoWeight, Split},
 };
@@ -56,12 +59,23 @@ pub struct CompiledRule {
 #[derive(Debug, Clone)]
 pub enum RuleAction {
     /// Send to one of these by weight.
-    Forward(Split<Backend>),
+    Forward(Split<Choice>),
+    /// Answer with another place to go.
+    Redirect(Redirect),
     /// The rule's configuration is invalid: answer 500 with this reason.
     Invalid {
         /// What is wrong.
         reason: Origin,
     },
+}
+
+/// One share of a rule's requests.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// Where it goes.
+    pub target: HttpTarget,
+    /// What changes on the way, the rule's changes included; `None` for nothing.
+    pub changes: Option<Arc<Changes>>,
 }
 
 /// When a rule applies.
@@ -141,7 +155,17 @@ impl CompiledRule {
             Condition::AnyOf(matches.into())
         };
         let action = match &rule.action {
-            HttpAction::Forward(backends) => RuleAction::Forward(split(&rule.origin, backends)?),
+            HttpAction::Forward(backends) => {
+                let choice = backends.iter().map(|share| {
+                    let choice = Choice {
+                        target: share.target.clone(),
+                        changes: Changes::compile(&rule.filters, &share.filters),
+                    };
+                    (share.weight, choice)
+                });
+                RuleAction::Forward(split(&rule.origin, choice)?)
+            }
+            HttpAction::Redirect(redirect) => RuleAction::Redirect(redirect.clone()),
             HttpAction::Invalid { reason } => RuleAction::Invalid {
                 reason: reason.clone(),
             },
@@ -202,7 +226,7 @@ impl TcpTable {
         let compile = |rule: &TcpRule| {
             Ok(CompiledTcpRule {
                 origin: rule.origin.clone(),
-                backends: split(&rule.origin, &rule.backends)?,
+                backends: split(&rule.origin, rule.backends.iter().map(weighted))?,
             })
         };
         Ok(Self {
@@ -218,9 +242,15 @@ impl TcpTable {
     }
 }
 
-fn split(origin: &Origin, backends: &[WeightedBackend]) -> Result<Split<Backend>, RouteError> {
-    let weighted = backends.iter().map(|one| (one.weight, one.backend.clone()));
-    Split::new(weighted).map_err(|source| RouteError::Backends {
+fn weighted(one: &WeightedBackend) -> (Weight, Backend) {
+    (one.weight, one.backend.clone())
+}
+
+fn split<T>(
+    origin: &Origin,
+    items: impl Iterator<Item = (Weight, T)>,
+) -> Result<Split<T>, RouteError> {
+    Split::new(items).map_err(|source| RouteError::Backends {
         origin: origin.clone(),
         source,
     })

@@ -13,10 +13,10 @@
 //! Exactly one of `deliver` and `refuse` ends an exchange. Everything runs on one worker thread;
 //! futures need not be `Send`.
 
-use std::{borrow::Cow, rc::Rc, time::Duration};
+use std::{borrow::Cow, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use outrigger_policy::RequestView;
+use outrigger_policy::{RequestView, filter::Changes};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -118,6 +118,10 @@ pub struct RequestEdit {
     /// Names removed, in lower case; a trailing `*` removes by prefix. `x-outrigger-*` and every
     /// `_`/`-` spelling of it is always removed from what an application sends.
     pub remove: &'static [&'static str],
+    /// What the route changes of the fields, before `set` and `remove`, which go before it.
+    pub changes: Option<Arc<Changes>>,
+    /// Path and query instead of the request's own.
+    pub target: Option<Box<str>>,
 }
 
 /// Changes to the response head sent downstream.
@@ -128,6 +132,8 @@ pub struct ResponseEdit {
     /// Whether `x-outrigger-*` of the answer is kept: true for answers of a meshed peer, whose
     /// sidecar may have refused, false for those of an application.
     pub keep_reserved: bool,
+    /// What the route changes of the fields, before `set`, which goes before it.
+    pub changes: Option<Arc<Changes>>,
 }
 
 /// What decisions see of a response.

@@ -10,9 +10,9 @@ mod call;
 
 use std::{rc::Rc, sync::Arc};
 
-use outrigger_model::Port;
+use outrigger_model::{HttpTarget, Origin, Port};
 use outrigger_policy::{
-    RequestView,
+    RequestView, filter,
     retry::{Decision, Failed, Idempotency, Replay},
     route::{CompiledRule, RuleAction},
 };
@@ -65,7 +65,7 @@ impl Outbound {
         // 2. Fault injection and rate limit stand here; then the deadline starts.
         call.start_deadline(rule, exchange.request());
         // 3. Fallback wraps what follows; 4. the destination's bulkhead; 5. its breaker.
-        let cluster = self.backend(&service, rule, call)?;
+        let cluster = self.backend(&service, rule, exchange, call)?;
         call.admit(&cluster)?;
         // 6. Retry loop.
         loop {
@@ -117,21 +117,32 @@ impl Outbound {
     }
 
     /// The backend by weight, as this worker knows it.
-    fn backend(
+    fn backend<E: Exchange>(
         &self,
         service: &Service,
         rule: &CompiledRule,
+        exchange: &E,
         call: &mut Call,
     ) -> Result<Rc<Cluster>, Refusal> {
-        let backend = match &rule.action {
-            RuleAction::Forward(split) => split.pick(&mut self.worker.rng.borrow_mut()),
-            RuleAction::Invalid { reason } => {
-                let detail = reason.as_str().to_owned();
-                return Err(Refusal::new(Reason::RouteInvalid)
-                    .detail(detail)
-                    .by(&rule.origin));
-            }
+        let refuse = |reason, detail: &Origin| {
+            let refusal = Refusal::new(reason).detail(detail.as_str().to_owned());
+            Err(refusal.by(&rule.origin))
         };
+        let choice = match &rule.action {
+            RuleAction::Forward(split) => split.pick(&mut self.worker.rng.borrow_mut()),
+            RuleAction::Redirect(redirect) => {
+                let authority = exchange.authority();
+                let location = filter::location(redirect, authority, exchange.request());
+                let refusal = Refusal::redirect(redirect.status.get(), location);
+                return Err(refusal.by(&rule.origin));
+            }
+            RuleAction::Invalid { reason } => return refuse(Reason::RouteInvalid, reason),
+        };
+        let backend = match &choice.target {
+            HttpTarget::Backend(backend) => backend,
+            HttpTarget::Invalid { reason } => return refuse(Reason::BackendInvalid, reason),
+        };
+        call.changes = choice.changes.clone();
         call.backend = Some(backend.clone());
         let target = service.targets.get(backend).ok_or_else(|| {
             Refusal::new(Reason::NoEndpoint)

@@ -26,6 +26,10 @@ pub enum Reason {
     NoRoute,
     /// The rule that matched is invalid, by its configuration.
     RouteInvalid,
+    /// The backend that was drawn is named wrongly, or must not be: its share of the requests.
+    BackendInvalid,
+    /// The route sends the client elsewhere: no failure.
+    Redirect,
     /// The destination (or subset) has no endpoint that can take the request.
     NoEndpoint,
     /// No connection could be made.
@@ -94,11 +98,19 @@ impl Reason {
         ),
         (
             Self::NoRoute,
-            "no rule of the VirtualService matches the request",
+            "no rule of the VirtualService, HTTPRoute or GRPCRoute matches the request",
         ),
         (
             Self::RouteInvalid,
             "the rule that matched is invalid; the detail says why",
+        ),
+        (
+            Self::BackendInvalid,
+            "the backend drawn for the request does not exist or may not be referred to; the detail says why",
+        ),
+        (
+            Self::Redirect,
+            "the route sends the client elsewhere, with its own status: no failure",
         ),
         (
             Self::NoEndpoint,
@@ -157,6 +169,8 @@ impl Reason {
             Self::DiscoveryTimeout => "discovery-timeout",
             Self::NoRoute => "no-route",
             Self::RouteInvalid => "route-invalid",
+            Self::BackendInvalid => "backend-invalid",
+            Self::Redirect => "redirect",
             Self::NoEndpoint => "no-endpoint",
             Self::ConnectFailed => "connect-failed",
             Self::HandshakeFailed => "handshake-failed",
@@ -186,7 +200,8 @@ impl Reason {
             Self::HttpVersion => 505,
             Self::RequestHeadTimeout => 408,
             Self::NoRoute => 404,
-            Self::RouteInvalid | Self::Internal => 500,
+            Self::Redirect => 302,
+            Self::RouteInvalid | Self::BackendInvalid | Self::Internal => 500,
             Self::NoService | Self::UpstreamProtocol => 502,
             Self::RequestTimeout | Self::PerTryTimeout => 504,
             Self::PlaintextRefused => 403,
@@ -212,11 +227,12 @@ impl Reason {
             Self::RequestTimeout | Self::PerTryTimeout => 4,
             Self::PlaintextRefused => 7,
             Self::HeadTooLarge | Self::PendingFull | Self::PendingTimeout | Self::RequestsFull => 8,
-            Self::NotImplemented(_) | Self::NoRoute | Self::HttpVersion => 12,
+            Self::NotImplemented(_) | Self::NoRoute | Self::HttpVersion | Self::Redirect => 12,
             Self::BadRequest(_) | Self::RouteInvalid | Self::Internal => 13,
             Self::RequestHeadTimeout
             | Self::NoService
             | Self::DiscoveryTimeout
+            | Self::BackendInvalid
             | Self::NoEndpoint
             | Self::ConnectFailed
             | Self::HandshakeFailed
@@ -241,6 +257,8 @@ pub struct Refusal {
     pub detail: Cow<'static, str>,
     /// The object and field that decided.
     pub origin: Option<Origin>,
+    /// Where a redirect sends the client: an absolute location.
+    pub location: Option<Box<str>>,
 }
 
 impl Refusal {
@@ -252,6 +270,17 @@ impl Refusal {
             status: None,
             detail: Cow::Borrowed(""),
             origin: None,
+            location: None,
+        }
+    }
+
+    /// An answer with this status that sends the client to `location`.
+    #[must_use]
+    pub fn redirect(status: u16, location: String) -> Self {
+        Self {
+            status: Some(status),
+            location: Some(location.into()),
+            ..Self::new(Reason::Redirect)
         }
     }
 

@@ -10,6 +10,7 @@
 mod destination;
 mod endpoint;
 mod error;
+mod filter;
 mod identity;
 mod inbound;
 mod mesh;
@@ -26,6 +27,10 @@ pub use endpoint::{
     ENDPOINTS_PER_SHARD_MAX, Endpoint, EndpointShard, EndpointState, Locality, Peer,
 };
 pub use error::InvalidValue;
+pub use filter::{
+    FieldEdit, FieldName, FieldValue, Filters, HostRewrite, NewField, PathRewrite, PathText,
+    Redirect, RedirectStatus, Scheme,
+};
 pub use identity::{SpiffeId, TrustDomain};
 pub use inbound::{InboundPolicy, InboundPort, MtlsMode};
 pub use mesh::{AccessLog, MeshSettings, Tracing, TrustBundle};
@@ -36,7 +41,7 @@ pub use name::{
 pub use number::{Percent, Port, Ratio, Weight};
 pub use resource::{Resource, ResourceKind, ResourceName};
 pub use route::{
-    Backend, Backoff, HeaderMatch, HeaderTest, HttpAction, HttpMatch, HttpRule, MethodMatch,
-    PathMatch, RetryBudget, RetryConditions, RetryPolicy, RouteTable, TcpRule, TextMatch, Timeout,
-    WeightedBackend,
+    Backend, Backoff, HeaderMatch, HeaderTest, HttpAction, HttpBackend, HttpMatch, HttpRule,
+    HttpTarget, MethodMatch, PathMatch, QueryMatch, RetryBudget, RetryConditions, RetryPolicy,
+    RouteTable, TcpRule, TextMatch, Timeout, WeightedBackend,
 };

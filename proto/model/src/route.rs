@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use crate::{DestinationName, Origin, Ratio, SubsetName, Weight};
+use crate::{DestinationName, Filters, Origin, Ratio, Redirect, SubsetName, Weight};
 
 /// Ordered rules of one destination; the first that matches decides. The compiler always ends
 /// both lists with a rule that matches everything, unless the configuration itself leaves
@@ -26,6 +26,8 @@ pub struct HttpRule {
     pub matches: Vec<HttpMatch>,
     /// What is done.
     pub action: HttpAction,
+    /// What changes on the way; of each backend, its own filters after these.
+    pub filters: Filters,
     /// Whole request, retries included.
     pub timeout: Timeout,
     /// Retries.
@@ -36,8 +38,33 @@ pub struct HttpRule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpAction {
     /// Send to one of these by weight. Not empty; the weights' sum is above 0.
-    Forward(Vec<WeightedBackend>),
+    Forward(Vec<HttpBackend>),
+    /// Answer with another place to go.
+    Redirect(Redirect),
     /// The rule's configuration is invalid: answer 500 with this reason (DESIGN §2).
+    Invalid {
+        /// What is wrong, for the reason header.
+        reason: Origin,
+    },
+}
+
+/// A share of an HTTP rule's requests, and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpBackend {
+    /// Share among the rule's backends.
+    pub weight: Weight,
+    /// Where it goes.
+    pub target: HttpTarget,
+    /// What changes on the way there, after the rule's own filters.
+    pub filters: Filters,
+}
+
+/// Where a share of requests goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HttpTarget {
+    /// To a service.
+    Backend(Backend),
+    /// Nowhere: the reference is invalid, and its share is answered 500 (gRPC: UNAVAILABLE).
     Invalid {
         /// What is wrong, for the reason header.
         reason: Origin,
@@ -80,6 +107,8 @@ pub struct HttpMatch {
     pub method: MethodMatch,
     /// Each must hold.
     pub headers: Vec<HeaderMatch>,
+    /// Each must hold.
+    pub query: Vec<QueryMatch>,
 }
 
 /// Condition on the path. The query is never part of it.
@@ -91,8 +120,21 @@ pub enum PathMatch {
     Exact(String),
     /// Starts with this text (Istio `uri.prefix`: characters, not segments).
     Prefix(String),
+    /// Its first elements are these: the same text, or it goes on with `/` (Gateway API
+    /// `PathPrefix`). Not empty, and without a `/` at the end.
+    Elements(String),
     /// The whole path matches this RE2-style expression (at most 1,024 characters).
     Regex(String),
+}
+
+/// Condition on one parameter of the query. Of several with the name, the first counts; names and
+/// values are compared with percent-encoding undone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct QueryMatch {
+    /// Name, case-sensitive.
+    pub name: String,
+    /// Test of its value.
+    pub value: TextMatch,
 }
 
 /// Condition on the method.
@@ -220,16 +262,29 @@ impl RouteTable {
     /// Every backend that any rule names, in order, without repetition. A sidecar keeps its old
     /// table until all of them have arrived (make before break).
     pub fn backends(&self) -> impl Iterator<Item = &Backend> {
-        let forward = self.http.iter().filter_map(|rule| match &rule.action {
-            HttpAction::Forward(backends) => Some(backends),
-            HttpAction::Invalid { .. } => None,
+        let http = self.http.iter().flat_map(|rule| match &rule.action {
+            HttpAction::Forward(backends) => backends.as_slice(),
+            HttpAction::Redirect(_) | HttpAction::Invalid { .. } => &[],
         });
-        let all = forward
-            .chain(self.tcp.iter().map(|rule| &rule.backends))
-            .flatten();
+        let http = http.filter_map(|share| match &share.target {
+            HttpTarget::Backend(backend) => Some(backend),
+            HttpTarget::Invalid { .. } => None,
+        });
+        let tcp = self.tcp.iter().flat_map(|rule| &rule.backends);
         let mut seen = BTreeSet::new();
-        all.map(|weighted| &weighted.backend)
+        http.chain(tcp.map(|weighted| &weighted.backend))
             .filter(move |backend| seen.insert(*backend))
+    }
+}
+
+/// A backend that changes nothing on the way.
+impl From<WeightedBackend> for HttpBackend {
+    fn from(weighted: WeightedBackend) -> Self {
+        Self {
+            weight: weighted.weight,
+            target: HttpTarget::Backend(weighted.backend),
+            filters: Filters::default(),
+        }
     }
 }
 

@@ -20,6 +20,10 @@ pub const TCP_RULES_MAX: usize = 256;
 pub const MATCHES_PER_RULE_MAX: usize = 1024;
 /// Header conditions of one alternative.
 pub const HEADERS_PER_MATCH_MAX: usize = 64;
+/// Parameter conditions of one alternative.
+pub const QUERY_PER_MATCH_MAX: usize = 64;
+/// Fields that one filter sets, adds or removes: four times what the Gateway API allows.
+pub const FIELD_CHANGES_MAX: usize = 64;
 /// Backends of a rule: sums of so many weights stay far from overflow.
 pub const BACKENDS_PER_RULE_MAX: usize = 256;
 /// Characters of a regular expression, as in Istio.

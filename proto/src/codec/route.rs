@@ -1,7 +1,8 @@
 //! RouteTable.
 
 use outrigger_model::{
-    Backend, HttpAction, HttpRule, Origin, RouteTable, TcpRule, WeightedBackend,
+    Backend, HttpAction, HttpBackend, HttpRule, HttpTarget, Origin, RouteTable, SubsetName,
+    TcpRule, Weight, WeightedBackend,
 };
 
 use super::{
@@ -9,9 +10,10 @@ use super::{
     error::{FieldError, Problem},
     field::{Result, list, message, not_empty, text, weight},
     limit::{BACKENDS_PER_RULE_MAX, HTTP_RULES_MAX, MATCHES_PER_RULE_MAX, TCP_RULES_MAX},
-    wire::{self, http_rule},
+    wire::{self, http_backend, http_rule},
 };
 
+mod filter;
 mod matching;
 mod retry;
 
@@ -46,8 +48,11 @@ pub(super) fn decode(table: &wire::RouteTable) -> Result<RouteTable> {
 fn encode_http(rule: &HttpRule) -> wire::HttpRule {
     let action = match &rule.action {
         HttpAction::Forward(backends) => http_rule::Action::Forward(wire::Forward {
-            backends: encode_backends(backends),
+            backends: backends.iter().map(encode_share).collect(),
         }),
+        HttpAction::Redirect(redirect) => {
+            http_rule::Action::Redirect(filter::encode_redirect(redirect))
+        }
         HttpAction::Invalid { reason } => http_rule::Action::Invalid(wire::Invalid {
             reason: reason.to_string(),
         }),
@@ -58,6 +63,7 @@ fn encode_http(rule: &HttpRule) -> wire::HttpRule {
         action: Some(action),
         timeout: bound::timeout(rule.timeout),
         retry: Some(retry::encode(&rule.retry)),
+        filters: filter::encode(&rule.filters),
     }
 }
 
@@ -65,9 +71,12 @@ fn decode_http(rule: &wire::HttpRule) -> Result<HttpRule> {
     let action = match &rule.action {
         Some(http_rule::Action::Forward(forward)) => {
             let backends =
-                decode_backends(&forward.backends).map_err(|error| error.within("forward"))?;
+                decode_shares(&forward.backends).map_err(|error| error.within("forward"))?;
             HttpAction::Forward(backends)
         }
+        Some(http_rule::Action::Redirect(redirect)) => HttpAction::Redirect(
+            filter::decode_redirect(redirect).map_err(|error| error.within("redirect"))?,
+        ),
         Some(http_rule::Action::Invalid(invalid)) => HttpAction::Invalid {
             reason: Origin::new(&invalid.reason),
         },
@@ -82,9 +91,65 @@ fn decode_http(rule: &wire::HttpRule) -> Result<HttpRule> {
             matching::decode,
         )?,
         action,
+        filters: filter::decode(rule.filters.as_ref()).map_err(|error| error.within("filters"))?,
         timeout: bound::read_timeout("timeout", rule.timeout.as_ref())?,
         retry: message("retry", rule.retry.as_ref(), retry::decode)?,
     })
+}
+
+fn encode_share(share: &HttpBackend) -> wire::HttpBackend {
+    let (target, subset) = match &share.target {
+        HttpTarget::Backend(backend) => (
+            http_backend::Target::Destination(backend.destination.to_string()),
+            backend.subset.as_ref(),
+        ),
+        HttpTarget::Invalid { reason } => {
+            let reason = reason.to_string();
+            let invalid = http_backend::Target::Invalid(wire::Invalid { reason });
+            (invalid, None)
+        }
+    };
+    wire::HttpBackend {
+        weight: share.weight.get(),
+        target: Some(target),
+        subset: subset.map(ToString::to_string),
+        filters: filter::encode(&share.filters),
+    }
+}
+
+fn decode_shares(shares: &[wire::HttpBackend]) -> Result<Vec<HttpBackend>> {
+    not_empty("backends", shares)?;
+    let shares = list("backends", shares, BACKENDS_PER_RULE_MAX, |share| {
+        let target = match &share.target {
+            Some(http_backend::Target::Destination(destination)) => HttpTarget::Backend(Backend {
+                destination: text("destination", destination)?,
+                subset: decode_subset(share.subset.as_deref())?,
+            }),
+            Some(http_backend::Target::Invalid(invalid)) => HttpTarget::Invalid {
+                reason: Origin::new(&invalid.reason),
+            },
+            None => return Err(FieldError::new("target", Problem::Missing)),
+        };
+        let filters = filter::decode(share.filters.as_ref());
+        Ok(HttpBackend {
+            weight: weight("weight", share.weight)?,
+            target,
+            filters: filters.map_err(|error| error.within("filters"))?,
+        })
+    })?;
+    some_weight(shares.iter().map(|share| share.weight))?;
+    Ok(shares)
+}
+
+fn decode_subset(subset: Option<&str>) -> Result<Option<SubsetName>> {
+    subset.map(|name| text("subset", name)).transpose()
+}
+
+fn some_weight(mut weights: impl Iterator<Item = Weight>) -> Result<()> {
+    if weights.all(|weight| weight.get() == 0) {
+        return Err(FieldError::new("backends", Problem::Zero));
+    }
+    Ok(())
 }
 
 fn encode_backends(backends: &[WeightedBackend]) -> Vec<wire::WeightedBackend> {
@@ -99,17 +164,14 @@ fn encode_backends(backends: &[WeightedBackend]) -> Vec<wire::WeightedBackend> {
 fn decode_backends(backends: &[wire::WeightedBackend]) -> Result<Vec<WeightedBackend>> {
     not_empty("backends", backends)?;
     let backends = list("backends", backends, BACKENDS_PER_RULE_MAX, |weighted| {
-        let subset = weighted.subset.as_deref();
         Ok(WeightedBackend {
             weight: weight("weight", weighted.weight)?,
             backend: Backend {
                 destination: text("destination", &weighted.destination)?,
-                subset: subset.map(|name| text("subset", name)).transpose()?,
+                subset: decode_subset(weighted.subset.as_deref())?,
             },
         })
     })?;
-    if backends.iter().all(|weighted| weighted.weight.get() == 0) {
-        return Err(FieldError::new("backends", Problem::Zero));
-    }
+    some_weight(backends.iter().map(|weighted| weighted.weight))?;
     Ok(backends)
 }

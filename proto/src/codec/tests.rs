@@ -153,6 +153,10 @@ fn a_bad_shard_is_refused_with_its_field() {
     );
 }
 
+fn to(destination: &str) -> wire::http_backend::Target {
+    wire::http_backend::Target::Destination(destination.to_owned())
+}
+
 fn table() -> wire::RouteTable {
     let at_most = wire::Duration {
         seconds: 1,
@@ -167,12 +171,13 @@ fn table() -> wire::RouteTable {
                 path: Some(wire::http_match::Path::PathAny(wire::Any {})),
                 method: Some(wire::http_match::Method::MethodAny(wire::Any {})),
                 headers: Vec::new(),
+                query: Vec::new(),
             }],
             action: Some(wire::http_rule::Action::Forward(wire::Forward {
-                backends: vec![wire::WeightedBackend {
+                backends: vec![wire::HttpBackend {
                     weight: 1,
-                    destination: "shop/orders:80".to_owned(),
-                    subset: None,
+                    target: Some(to("shop/orders:80")),
+                    ..Default::default()
                 }],
             })),
             timeout: bound(wire::time_bound::Bound::AtMost(at_most)),
@@ -188,6 +193,7 @@ fn table() -> wire::RouteTable {
                 }),
                 budget: Some(wire::RetryBudget::default()),
             }),
+            filters: None,
         }],
         tcp: Vec::new(),
     }
@@ -217,8 +223,8 @@ fn a_bad_rule_is_refused_with_its_field() {
     );
     check_rule(
         |r| {
-            r.action = forward(vec![wire::WeightedBackend {
-                destination: "a/b:1".to_owned(),
+            r.action = forward(vec![wire::HttpBackend {
+                target: Some(to("a/b:1")),
                 ..Default::default()
             }]);
         },
@@ -273,6 +279,55 @@ fn a_bad_rule_is_refused_with_its_field() {
             }];
         },
         "matches[0].headers[0].name: header name \"X-User\" is not valid: a header name is visible characters in lower case",
+    );
+}
+
+#[test]
+fn a_bad_filter_is_refused_with_its_field() {
+    use wire::http_rule::Action;
+    let filters = |change: fn(&mut wire::FieldEdit)| {
+        let mut edit = wire::FieldEdit::default();
+        change(&mut edit);
+        Some(wire::Filters {
+            request: Some(edit),
+            ..Default::default()
+        })
+    };
+    let field = |name: &str, value: &str| wire::NewField {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    check_rule(
+        |r| r.filters = filters(|edit| edit.remove = vec!["Content-Length".to_owned()]),
+        "filters.request.remove[0]: field name \"Content-Length\" is not valid: framing, connection and the mesh's own fields cannot be changed",
+    );
+    check_rule(
+        |r| {
+            r.filters = filters(|edit| edit.set = Vec::new());
+            let edit = r.filters.as_mut().unwrap().request.as_mut().unwrap();
+            edit.add = vec![field("x", "a\r\nhost: b")];
+        },
+        "filters.request.add[0].value: field value \"a\\r\\nhost: b\" is not valid: write at most 4096 visible ASCII characters, with single spaces or tabs inside",
+    );
+    let redirect = |status, port| {
+        Some(Action::Redirect(wire::Redirect {
+            scheme: 1,
+            status,
+            port,
+            ..Default::default()
+        }))
+    };
+    check_rule(
+        |r| r.action = redirect(304, 80),
+        "redirect.status: status of a redirect \"304\" is not valid: write 301, 302, 303, 307 or 308",
+    );
+    check_rule(
+        |r| r.action = redirect(302, 0),
+        "redirect.port: port \"0\" is not valid: a port is a number from 1 to 65535",
+    );
+    check_rule(
+        |r| r.matches[0].path = Some(wire::http_match::Path::PathElements("/a/".to_owned())),
+        "matches[0].path_elements: path prefix \"/a/\" is not valid: it is not empty and does not end with /",
     );
 }
 

@@ -9,10 +9,10 @@ use std::{
 
 use outrigger_model::{
     Backend, Backoff, Balancer, ConnectionLimits, Destination, DestinationName, EjectionThreshold,
-    Endpoint, EndpointState, HttpAction, HttpMatch, HttpRule, Lifetime, Locality, MethodMatch,
-    Origin, OutlierDetection, PathMatch, Peer, Percent, Protocol, Ratio, RequestsPerConnection,
-    RetryBudget, RetryConditions, RetryPolicy, RouteTable, SpiffeId, TcpRule, Timeout,
-    TrafficPolicy, Weight, WeightedBackend,
+    Endpoint, EndpointState, Filters, HttpAction, HttpBackend, HttpMatch, HttpRule, Lifetime,
+    Locality, MethodMatch, Origin, OutlierDetection, PathMatch, Peer, Percent, Protocol, Ratio,
+    RequestsPerConnection, RetryBudget, RetryConditions, RetryPolicy, RouteTable, SpiffeId,
+    TcpRule, Timeout, TrafficPolicy, Weight, WeightedBackend,
 };
 use outrigger_policy::route::{HttpTable, TcpTable};
 use outrigger_proxy::snapshot::{Service, Target};
@@ -124,7 +124,13 @@ pub(super) fn rule(origin: &str, backends: Vec<(u32, Backend)>) -> HttpRule {
     HttpRule {
         origin: Origin::new(origin),
         matches: Vec::new(),
-        action: HttpAction::Forward(weighted(backends)),
+        action: HttpAction::Forward(
+            weighted(backends)
+                .into_iter()
+                .map(HttpBackend::from)
+                .collect(),
+        ),
+        filters: Filters::default(),
         timeout: Timeout::Disabled,
         retry: retry(0, RetryConditions::default()),
     }
@@ -136,6 +142,7 @@ pub(super) fn prefix(path: &str) -> HttpMatch {
         path: PathMatch::Prefix(path.to_owned()),
         method: MethodMatch::Any,
         headers: Vec::new(),
+        query: Vec::new(),
     }
 }
 

@@ -374,7 +374,10 @@ fn service<'a>(manifest: &'a Manifest, cluster_domain: &Hostname) -> Option<Serv
         | Kind::EndpointSlice
         | Kind::WorkloadEntry
         | Kind::VirtualService
-        | Kind::DestinationRule => None,
+        | Kind::DestinationRule
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::ReferenceGrant => None,
     }
 }
 

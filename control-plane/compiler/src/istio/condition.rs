@@ -47,6 +47,7 @@ pub(super) fn http(reader: &mut Reader, node: &Node, path: &Arc<str>) -> HttpAlt
         path: PathMatch::Any,
         method: MethodMatch::Any,
         headers: Vec::new(),
+        query: Vec::new(),
     };
     if let Some((value, at)) = part("uri") {
         condition.path = match string_match::read(reader, value, &at) {
@@ -111,7 +112,7 @@ fn headers(reader: &mut Reader, node: &Node, path: &str) -> Vec<HeaderMatch> {
 }
 
 /// RFC 9110 §5.6.2 `tchar`.
-fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

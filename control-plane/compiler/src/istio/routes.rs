@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_model::{Port, RetryPolicy, SubsetName, Timeout, Weight};
+use outrigger_model::{Filters, Port, RetryPolicy, SubsetName, Timeout, Weight};
 
 use super::{
     Reader, condition, host,
@@ -12,8 +12,8 @@ use super::{
 use crate::{
     Code, Node, Severity,
     ir::{
-        Host, HttpAlternative, HttpRoute, Routes, Scope, Sourced, Target, Targets, TcpRoute,
-        Validity,
+        Host, HttpAlternative, HttpRoute, Reference, Routes, Scope, Sourced, Target, Targets,
+        TcpRoute, Validity,
     },
     schema::join,
 };
@@ -188,6 +188,7 @@ fn http_route(reader: &mut Reader, node: &Node, path: &Arc<str>, defaults: &Defa
         path: Arc::clone(path),
         alternatives,
         targets,
+        filters: Filters::default(),
         timeout: timeout.unwrap_or(Timeout::Disabled),
         retry,
     }
@@ -276,11 +277,14 @@ fn target(reader: &mut Reader, node: &Node, path: &str, is_only: bool) -> Option
     };
     Some(Target {
         path: at.into(),
-        host,
-        port: destination
-            .get("port")
-            .and_then(|port| Port::new(port.get("number")?.integer()?).ok()),
-        subset,
+        to: Reference::Host {
+            host,
+            port: destination
+                .get("port")
+                .and_then(|port| Port::new(port.get("number")?.integer()?).ok()),
+            subset,
+        },
         weight,
+        filters: Filters::default(),
     })
 }

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use outrigger_model::{
-    Backend, HttpAction, HttpMatch, HttpRule, MethodMatch, Origin, PathMatch, Port, RetryPolicy,
-    SubsetName, TcpRule, Timeout, Weight, WeightedBackend,
+    Backend, Filters, HttpAction, HttpBackend, HttpMatch, HttpRule, MethodMatch, Origin, PathMatch,
+    Port, RetryPolicy, SubsetName, TcpRule, Timeout, Weight, WeightedBackend,
 };
 
-use super::targets::Resolver;
+use super::{attached::redirect, targets::Resolver};
 use crate::{
     Object, ObjectKey, defaults,
     ir::{HttpRoute, Routes, Target, Targets, TcpRoute, Validity},
@@ -91,7 +91,8 @@ impl Merge<'_> {
         HttpRule {
             origin: Origin::default_behavior(),
             matches: Vec::new(),
-            action: HttpAction::Forward(vec![self.own_backend()]),
+            action: HttpAction::Forward(vec![self.own_backend().into()]),
+            filters: Filters::default(),
             timeout: Timeout::Disabled,
             retry: defaults::retry(),
         }
@@ -116,6 +117,7 @@ impl Merge<'_> {
             origin: origin.clone(),
             matches,
             action,
+            filters: route.filters.clone(),
             timeout: route.timeout,
             retry,
         };
@@ -141,13 +143,23 @@ impl Merge<'_> {
     fn action(&mut self, object: &Arc<Object>, targets: &Targets) -> HttpAction {
         let targets = match targets {
             Targets::Forward(targets) => targets,
+            Targets::Redirect(redirection) => {
+                let redirect = redirect(redirection, self.resolver.port);
+                return HttpAction::Redirect(redirect);
+            }
             Targets::Invalid(reason) => {
                 let reason = Origin::new(&format!("{} {reason}", object.key()));
                 return HttpAction::Invalid { reason };
             }
         };
         match self.backends(object, targets) {
-            Ok(backends) => HttpAction::Forward(backends),
+            Ok(backends) => {
+                let share = |(backend, filters): (WeightedBackend, Filters)| HttpBackend {
+                    filters,
+                    ..HttpBackend::from(backend)
+                };
+                HttpAction::Forward(backends.into_iter().map(share).collect())
+            }
             Err(reason) => HttpAction::Invalid {
                 reason: Origin::new(&format!("{} {reason}", object.key())),
             },
@@ -159,7 +171,7 @@ impl Merge<'_> {
         &mut self,
         object: &Arc<Object>,
         targets: &[Target],
-    ) -> Result<Vec<WeightedBackend>, String> {
+    ) -> Result<Vec<(WeightedBackend, Filters)>, String> {
         let mut backends = Vec::new();
         let mut reason = None;
         let mut is_alive = false;
@@ -173,7 +185,7 @@ impl Merge<'_> {
                 }
                 None => is_alive |= target.weight.get() > 0,
             }
-            backends.push(resolved.backend);
+            backends.push((resolved.backend, target.filters.clone()));
         }
         if is_alive {
             return Ok(backends);
@@ -220,8 +232,9 @@ impl Merge<'_> {
     fn tcp_rule(&mut self, object: &Arc<Object>, route: &TcpRoute) -> TcpRule {
         let backends = match &route.targets {
             Targets::Forward(targets) => self.backends(object, targets).ok(),
-            Targets::Invalid(_) => None,
+            Targets::Redirect(_) | Targets::Invalid(_) => None,
         };
+        let backends = backends.map(|all| all.into_iter().map(|(backend, _)| backend).collect());
         TcpRule {
             origin: Origin::new(&format!("{} {}", object.key(), route.path)),
             backends: backends.unwrap_or_else(|| vec![self.nowhere()]),
@@ -241,23 +254,23 @@ impl Merge<'_> {
         }
     }
 
-    fn active(&mut self, object: &Arc<Object>, path: &str) {
+    pub(super) fn active(&mut self, object: &Arc<Object>, path: &str) {
         self.effects.add(object, path, FieldState::Active);
     }
 
-    fn dead(&mut self, object: &Arc<Object>, path: &str, reason: &str) {
+    pub(super) fn dead(&mut self, object: &Arc<Object>, path: &str, reason: &str) {
         let reason = reason.into();
         self.effects
             .add(object, path, FieldState::Unreachable { reason });
     }
 
-    fn shadowed(&mut self, object: &Arc<Object>, path: &str, by: &Arc<ObjectKey>) {
+    pub(super) fn shadowed(&mut self, object: &Arc<Object>, path: &str, by: &Arc<ObjectKey>) {
         let by = ObjectKey::clone(by);
         self.effects.add(object, path, FieldState::Shadowed { by });
     }
 }
 
-const NEVER: &str = "none of its matches can apply";
+pub(super) const NEVER: &str = "none of its matches can apply";
 
 /// The subset of an invalid TCP rule; the leading `!` keeps it apart from what people write.
 const INVALID_SUBSET: &str = "!invalid";
@@ -313,9 +326,12 @@ fn takes_all(condition: &HttpMatch) -> bool {
         PathMatch::Any => true,
         PathMatch::Prefix(text) => text == "/" || text.is_empty(),
         PathMatch::Regex(text) => text == ".*" || text == "/.*",
-        PathMatch::Exact(_) => false,
+        PathMatch::Exact(_) | PathMatch::Elements(_) => false,
     };
-    any_path && condition.method == MethodMatch::Any && condition.headers.is_empty()
+    any_path
+        && condition.method == MethodMatch::Any
+        && condition.headers.is_empty()
+        && condition.query.is_empty()
 }
 
 /// Conditional rules so far, and what they take.

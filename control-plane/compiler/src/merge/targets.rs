@@ -11,7 +11,7 @@ use crate::{
     Code, Diagnostic, Object, Severity,
     aliases::ServiceName,
     index::Index,
-    ir::{Host, Target},
+    ir::{Host, Reference, Target},
 };
 
 /// How a diagnostic about an unknown host begins; the host follows. What it may have been meant to
@@ -30,6 +30,8 @@ pub(crate) struct Resolver<'a> {
     pub(crate) diagnostics: &'a mut BTreeSet<Diagnostic>,
     /// Every host that a backend names: when it changes, so may the routes.
     pub(crate) references: &'a mut BTreeSet<Hostname>,
+    /// Every namespace whose ReferenceGrants were asked: when they change, so may the routes.
+    pub(crate) grants: &'a mut BTreeSet<Namespace>,
 }
 
 /// What a backend was resolved to.
@@ -44,7 +46,10 @@ impl Resolver<'_> {
     /// Resolves a backend; `None` if nothing at all can be named for it.
     pub(crate) fn resolve(&mut self, object: &Object, target: &Target) -> Option<Resolved> {
         let index = self.index;
-        let host = match index.complete(object, &target.host) {
+        let Reference::Host { host, port, subset } = &target.to else {
+            return None;
+        };
+        let host = match index.complete(object, host) {
             Host::Full(host) | Host::Short(host) => host,
             Host::Suffix(_) | Host::Any => return None,
         };
@@ -53,12 +58,12 @@ impl Resolver<'_> {
         let Some(name) = index.aliases.find(&host, namespace) else {
             let message = format!("{UNKNOWN_HOST}{host}");
             self.note(object, Code::UnknownHost, target, "host", &message);
-            let destination = self.unknown(&host, namespace, target.port);
-            return Some(weighted(target, destination, Some(message)));
+            let destination = self.unknown(&host, namespace, *port);
+            return Some(weighted(target, destination, subset, Some(message)));
         };
         let ports = index.aliases.ports(name);
-        let port = match (target.port, ports) {
-            (Some(port), _) => port,
+        let port = match (port, ports) {
+            (Some(port), _) => *port,
             (None, [only]) => *only,
             (None, _) => self.port,
         };
@@ -71,13 +76,13 @@ impl Resolver<'_> {
             );
             self.note(object, Code::UnknownPort, target, "port", &message);
             missing = Some(message);
-        } else if let Some(subset) = &target.subset
+        } else if let Some(subset) = subset
             && let Some(message) = self.missing_subset(&host, name, subset)
         {
             self.note(object, Code::UnknownSubset, target, "subset", &message);
             missing = Some(message);
         }
-        Some(weighted(target, name.port(port), missing))
+        Some(weighted(target, name.port(port), subset, missing))
     }
 
     fn missing_subset(
@@ -138,13 +143,18 @@ impl Resolver<'_> {
     }
 }
 
-fn weighted(target: &Target, destination: DestinationName, missing: Option<String>) -> Resolved {
+fn weighted(
+    target: &Target,
+    destination: DestinationName,
+    subset: &Option<SubsetName>,
+    missing: Option<String>,
+) -> Resolved {
     Resolved {
         backend: WeightedBackend {
             weight: target.weight,
             backend: Backend {
                 destination,
-                subset: target.subset.clone(),
+                subset: subset.clone(),
             },
         },
         missing,

@@ -23,13 +23,19 @@ pub enum Kind {
     VirtualService,
     /// `networking.istio.io` DestinationRule.
     DestinationRule,
+    /// `gateway.networking.k8s.io` HTTPRoute.
+    HttpRoute,
+    /// `gateway.networking.k8s.io` GRPCRoute.
+    GrpcRoute,
+    /// `gateway.networking.k8s.io` ReferenceGrant.
+    ReferenceGrant,
 }
 
 const ISTIO_VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -38,6 +44,9 @@ impl Kind {
         Self::ServiceEntry,
         Self::VirtualService,
         Self::DestinationRule,
+        Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::ReferenceGrant,
     ];
 
     /// The name, as in `kind`.
@@ -52,6 +61,9 @@ impl Kind {
             Self::ServiceEntry => "ServiceEntry",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
         }
     }
 
@@ -65,6 +77,7 @@ impl Kind {
             | Self::ServiceEntry
             | Self::VirtualService
             | Self::DestinationRule => "networking.istio.io",
+            Self::HttpRoute | Self::GrpcRoute | Self::ReferenceGrant => "gateway.networking.k8s.io",
         }
     }
 
@@ -72,8 +85,8 @@ impl Kind {
     #[must_use]
     pub fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::Namespace | Self::ServiceAccount | Self::Service => &["v1"],
-            Self::EndpointSlice => &["v1", "v1beta1"],
+            Self::Namespace | Self::ServiceAccount | Self::Service | Self::GrpcRoute => &["v1"],
+            Self::EndpointSlice | Self::HttpRoute | Self::ReferenceGrant => &["v1", "v1beta1"],
             Self::WorkloadEntry
             | Self::ServiceEntry
             | Self::VirtualService

@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use outrigger_model::{Hostname, Namespace};
 
-use super::{Kind, Object, ObjectKey, Spec, endpoint, endpoint_slice, service, service_entry};
+use super::{
+    Kind, Object, ObjectKey, Spec, endpoint, endpoint_slice, reference_grant, service,
+    service_entry,
+};
 use crate::{
-    Code, Diagnostic, Node, Provenance, Severity, Source, document::Value, istio, istio::Reader,
-    schema,
+    Code, Diagnostic, Node, Provenance, Severity, Source, document::Value, gateway, istio,
+    istio::Reader, schema,
 };
 
 /// What was found in a document.
@@ -72,6 +75,8 @@ pub struct Metadata {
     pub annotations: BTreeMap<Arc<str>, Arc<str>>,
     /// `creationTimestamp`; objects from files have none.
     pub created: Option<Timestamp>,
+    /// `generation`: grows with each change of the spec; objects from files have none.
+    pub generation: Option<i64>,
 }
 
 /// Reads a document: one object, or a `List` of them. An empty document holds nothing.
@@ -180,6 +185,9 @@ fn object(node: &Node, key: ObjectKey, provenance: &Provenance) -> Object {
         Kind::DestinationRule => {
             istio::read_policy(&mut reader, node).map_or(Spec::None, Spec::Policy)
         }
+        Kind::HttpRoute => Spec::Attached(gateway::read_http(&mut reader, node, &key)),
+        Kind::GrpcRoute => Spec::Attached(gateway::read_grpc(&mut reader, node, &key)),
+        Kind::ReferenceGrant => Spec::Grant(reference_grant::read(node)),
     };
     let Reader { mut checked } = reader;
     checked.mark_invalid();
@@ -247,6 +255,7 @@ fn read_metadata(node: &Node) -> Metadata {
             .get("creationTimestamp")
             .and_then(Node::text)
             .and_then(|text| text.parse().ok()),
+        generation: metadata.get("generation").and_then(Node::integer),
     }
 }
 

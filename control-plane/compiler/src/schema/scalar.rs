@@ -79,7 +79,8 @@ const REGEX_CHARS_MAX: usize = 1_024;
 /// Largest compiled expression, in bytes (SECURITY-NOTES D7).
 const REGEX_BYTES_MAX: usize = 256 * 1_024;
 
-fn regex_error(text: &str) -> Option<String> {
+/// What is wrong with an RE2 expression; `None` if nothing.
+pub(crate) fn regex_error(text: &str) -> Option<String> {
     if text.chars().count() > REGEX_CHARS_MAX {
         return Some(format!(
             "the expression is longer than {REGEX_CHARS_MAX} characters: write a shorter one"

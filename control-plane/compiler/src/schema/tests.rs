@@ -1,13 +1,13 @@
-//! The table against Istio's own CRDs: a field that they gain, lose or change shows here.
+//! The table against the CRDs of Istio and of the Gateway API: a field that they gain, lose or change shows here.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{Shape, Support, istio};
+use super::{Shape, Support, gateway, istio};
 
-/// The CRDs, if they are there: `$OUTRIGGER_SHARED` or `shared` beside the workspace.
-fn crds() -> Option<Vec<Value>> {
+/// A file of CRDs, if it is there: in `$OUTRIGGER_SHARED` or `shared` beside the workspace.
+fn crds(name: &str) -> Option<Vec<Value>> {
     #[expect(
         clippy::disallowed_methods,
         reason = "where the CRDs are, and whether it is CI"
@@ -18,7 +18,7 @@ fn crds() -> Option<Vec<Value>> {
     );
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     let folder = folder.map_or(beside, PathBuf::from);
-    let file = folder.join("crds/istio-crds-1.31.1.yaml");
+    let file = folder.join("crds").join(name);
     #[expect(
         clippy::disallowed_methods,
         reason = "the one test of this crate that reads a file"
@@ -36,18 +36,28 @@ fn crds() -> Option<Vec<Value>> {
 
 #[test]
 fn every_field_of_the_crds_is_in_the_table() {
-    let Some(crds) = crds() else { return };
-    let kinds = [
+    let istio = [
         ("VirtualService", &istio::VIRTUAL_SERVICE),
         ("DestinationRule", &istio::DESTINATION_RULE),
         ("ServiceEntry", &istio::SERVICE_ENTRY),
         ("WorkloadEntry", &istio::WORKLOAD_ENTRY),
     ];
+    let gateway = [
+        ("HTTPRoute", &gateway::HTTP_ROUTE),
+        ("GRPCRoute", &gateway::GRPC_ROUTE),
+        ("ReferenceGrant", &gateway::REFERENCE_GRANT),
+    ];
+    check_file("istio-crds-1.31.1.yaml", &istio, 12);
+    check_file("gateway-api-1.7.0-experimental.yaml", &gateway, 5);
+}
+
+fn check_file(name: &str, kinds: &[(&str, &Shape)], expected: usize) {
+    let Some(crds) = crds(name) else { return };
     let mut versions = 0;
     for (kind, shape) in kinds {
         let crd = crds
             .iter()
-            .find(|crd| crd["spec"]["names"]["kind"] == kind)
+            .find(|crd| crd["spec"]["names"]["kind"] == **kind)
             .unwrap();
         for version in crd["spec"]["versions"].as_array().unwrap() {
             let schema = &version["schema"]["openAPIV3Schema"]["properties"]["spec"];
@@ -61,7 +71,7 @@ fn every_field_of_the_crds_is_in_the_table() {
             versions += 1;
         }
     }
-    assert_eq!(versions, 12, "four kinds in three versions");
+    assert_eq!(versions, expected, "versions of all kinds in {name}");
 }
 
 fn compare(path: &str, crd: &Value, shape: &Shape, wrong: &mut Vec<String>) {
@@ -166,9 +176,12 @@ fn docs_fields_is_the_table() {
         ("ServiceEntry", Kind::ServiceEntry),
         ("VirtualService", Kind::VirtualService),
         ("DestinationRule", Kind::DestinationRule),
+        ("HTTPRoute", Kind::HttpRoute),
+        ("GRPCRoute", Kind::GrpcRoute),
+        ("ReferenceGrant", Kind::ReferenceGrant),
     ];
     let mut text = String::from(
-        "# What is read\n\nMade from the compiler's table of fields, which is compared with Istio's own CRDs. A field that is\nnot here is unknown: it is reported with the nearest known name. Namespace and ServiceAccount are read\nfor their names.\n",
+        "# What is read\n\nMade from the compiler's table of fields, which is compared with the CRDs of Istio and of the Gateway API. A field that is\nnot here is unknown: it is reported with the nearest known name. Namespace and ServiceAccount are read\nfor their names.\n",
     );
     for (name, kind) in kinds {
         let mut lines = Vec::new();

@@ -145,8 +145,53 @@ fn policy() -> impl Strategy<Value = String> {
     )
 }
 
+fn gateway(kind: &str, name: &str, namespace: &str, spec: &str) -> String {
+    let rest = format!("spec: {{{spec}}}");
+    object("gateway.networking.k8s.io/v1", kind, name, namespace, &rest)
+}
+
+fn attached() -> impl Strategy<Value = String> {
+    let kind = select(vec!["HTTPRoute", "HTTPRoute", "GRPCRoute"]);
+    let port = select(vec!["", ", port: 80", ", port: 81", ", sectionName: tcp-b"]);
+    let parent = (namespace(), name(), port);
+    let backend = (namespace(), name(), select(vec![80_u16, 81, 90]));
+    let shape = (kind, namespace(), name(), parent, backend, label());
+    shape.prop_map(|(kind, namespace, name, parent, backend, header)| {
+        let spec = format!(
+            "parentRefs: [{{group: '', kind: Service, namespace: {}, name: {}{}}}], \
+             rules: [{{backendRefs: [{{namespace: {}, name: {}, port: {}}}]}}, \
+             {{matches: [{{headers: [{{name: x, value: {header}}}]}}], \
+             backendRefs: [{{name: {name}, port: 80, weight: 1}}]}}]",
+            parent.0, parent.1, parent.2, backend.0, backend.1, backend.2,
+        );
+        gateway(kind, name, namespace, &spec)
+    })
+}
+
+fn grant() -> impl Strategy<Value = String> {
+    let kind = select(vec!["HTTPRoute", "GRPCRoute"]);
+    let to = select(vec!["", ", name: x", ", name: w"]);
+    (namespace(), name(), namespace(), kind, to).prop_map(|(namespace, name, from, kind, to)| {
+        let spec = format!(
+            "from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], \
+             to: [{{group: '', kind: Service{to}}}]"
+        );
+        gateway("ReferenceGrant", name, namespace, &spec)
+    })
+}
+
 fn document() -> impl Strategy<Value = String> {
-    prop_oneof![service(), workload(), slice(), entry(), route(), policy()]
+    prop_oneof![
+        service(),
+        workload(),
+        slice(),
+        entry(),
+        route(),
+        policy(),
+        attached(),
+        attached(),
+        grant(),
+    ]
 }
 
 #[derive(Debug, Clone)]
@@ -208,6 +253,7 @@ proptest! {
             prop_assert_eq!(compiler.aliases(), fresh.aliases());
             prop_assert_eq!(compiler.diagnostics(), fresh.diagnostics());
             prop_assert_eq!(compiler.ledger(), fresh.ledger());
+            prop_assert_eq!(compiler.statuses(), fresh.statuses());
             prop_assert!(compiler.workloads().eq(fresh.workloads()));
             // And the update says exactly what changed.
             let after = compiler.resources();

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use outrigger_compiler::{Compiler, FieldState, Variants};
+use outrigger_compiler::{Compiler, FieldState, ObjectStatus, Variants};
 use outrigger_model::{
-    Destination, EjectionThreshold, EndpointShard, HttpAction, InboundPolicy, Resource,
-    RetryConditions, RetryPolicy, RouteTable, TrafficPolicy, WeightedBackend,
+    Destination, EjectionThreshold, EndpointShard, Filters, HostRewrite, HttpAction, HttpBackend,
+    HttpTarget, InboundPolicy, PathRewrite, Resource, RetryConditions, RetryPolicy, RouteTable,
+    TrafficPolicy, WeightedBackend,
 };
 
 use crate::yaml::compile;
@@ -47,7 +48,31 @@ pub(crate) fn render(compiler: &Compiler) -> String {
             writeln!(out).unwrap();
         }
     }
+    statuses(&mut out, compiler);
     out
+}
+
+/// Of routes only: the summaries of other kinds are the ledger again.
+fn statuses(out: &mut String, compiler: &Compiler) {
+    for (object, status) in compiler.statuses() {
+        let ObjectStatus::Route(parents) = status else {
+            continue;
+        };
+        writeln!(out, "status {object}").unwrap();
+        for parent in parents {
+            let reference = &parent.parent;
+            let namespace = reference.namespace.as_deref().unwrap_or("-");
+            writeln!(out, "  {namespace}/{} {:?}", reference.name, reference.port).unwrap();
+            for condition in parent.conditions {
+                writeln!(
+                    out,
+                    "    {} {} {}: {}",
+                    condition.kind, condition.is_true, condition.reason, condition.message
+                )
+                .unwrap();
+            }
+        }
+    }
 }
 
 fn resource(out: &mut String, resource: &Resource) {
@@ -143,23 +168,69 @@ fn table(out: &mut String, value: &RouteTable) {
     for rule in &value.http {
         writeln!(out, "  http by {}", rule.origin).unwrap();
         for condition in &rule.matches {
-            writeln!(
+            write!(
                 out,
                 "    if {:?} {:?} {:?}",
                 condition.path, condition.method, condition.headers
             )
             .unwrap();
+            for parameter in &condition.query {
+                write!(out, " {parameter:?}").unwrap();
+            }
+            writeln!(out).unwrap();
         }
         match &rule.action {
-            HttpAction::Forward(backends) => self::backends(out, backends),
+            HttpAction::Forward(shares) => self::shares(out, shares),
+            HttpAction::Redirect(redirect) => writeln!(out, "    {redirect:?}").unwrap(),
             HttpAction::Invalid { reason } => writeln!(out, "    500 {reason}").unwrap(),
         }
+        filters(out, "    ", &rule.filters);
         writeln!(out, "    timeout {:?}", rule.timeout).unwrap();
         retry(out, &rule.retry);
     }
     for rule in &value.tcp {
         writeln!(out, "  tcp by {}", rule.origin).unwrap();
         backends(out, &rule.backends);
+    }
+}
+
+fn shares(out: &mut String, shares: &[HttpBackend]) {
+    for share in shares {
+        let weight = share.weight.get();
+        match &share.target {
+            HttpTarget::Backend(backend) => {
+                let weighted = WeightedBackend {
+                    weight: share.weight,
+                    backend: backend.clone(),
+                };
+                backends(out, &[weighted]);
+            }
+            HttpTarget::Invalid { reason } => writeln!(out, "    {weight} 500 {reason}").unwrap(),
+        }
+        filters(out, "      ", &share.filters);
+    }
+}
+
+fn filters(out: &mut String, indent: &str, filters: &Filters) {
+    for (what, edit) in [
+        ("request", &filters.request),
+        ("response", &filters.response),
+    ] {
+        for (how, fields) in [("set", &edit.set), ("add", &edit.add)] {
+            for field in fields {
+                let (name, value) = (field.name.as_str(), field.value.as_str());
+                writeln!(out, "{indent}{what} {how} {name}: {value}").unwrap();
+            }
+        }
+        for name in &edit.remove {
+            writeln!(out, "{indent}{what} remove {}", name.as_str()).unwrap();
+        }
+    }
+    if filters.path != PathRewrite::Keep {
+        writeln!(out, "{indent}path {:?}", filters.path).unwrap();
+    }
+    if filters.host != HostRewrite::Keep {
+        writeln!(out, "{indent}host {:?}", filters.host).unwrap();
     }
 }
 
@@ -244,4 +315,8 @@ cases![
     slices,
     service_entry,
     tcp,
+    http_route,
+    http_filters,
+    http_invalid,
+    grpc_route,
 ];

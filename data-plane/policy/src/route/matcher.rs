@@ -1,9 +1,9 @@
-//! One match of a rule: path, method and headers, each compiled.
+//! One match of a rule: path, method, headers and query parameters, each compiled.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use outrigger_model::{
-    HeaderMatch, HeaderTest, HttpMatch, MethodMatch, Origin, PathMatch, TextMatch,
+    HeaderMatch, HeaderTest, HttpMatch, MethodMatch, Origin, PathMatch, QueryMatch, TextMatch,
 };
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -16,6 +16,7 @@ pub(super) struct CompiledMatch {
     path: Test,
     method: Test,
     headers: Box<[CompiledHeader]>,
+    query: Box<[CompiledParameter]>,
 }
 
 #[derive(Debug, Clone)]
@@ -25,12 +26,20 @@ struct CompiledHeader {
     test: Test,
 }
 
+#[derive(Debug, Clone)]
+struct CompiledParameter {
+    name: Box<str>,
+    value: Test,
+}
+
 /// Test of a text. Bytes, because header values need not be UTF-8.
 #[derive(Debug, Clone)]
 enum Test {
     Any,
     Exact(Box<[u8]>),
     Prefix(Box<[u8]>),
+    /// The same text, or it goes on with `/`.
+    Elements(Box<[u8]>),
     Regex(Regex),
 }
 
@@ -40,6 +49,7 @@ impl CompiledMatch {
             PathMatch::Any => Test::Any,
             PathMatch::Exact(text) => Test::Exact(text.as_bytes().into()),
             PathMatch::Prefix(text) => Test::prefix(text),
+            PathMatch::Elements(text) => Test::Elements(text.as_bytes().into()),
             PathMatch::Regex(pattern) => Test::regex(pattern, origin)?,
         };
         let method = match &one.method {
@@ -55,48 +65,59 @@ impl CompiledMatch {
                 },
             })
         };
+        let parameter = |parameter: &QueryMatch| {
+            Ok(CompiledParameter {
+                name: parameter.name.as_str().into(),
+                value: Test::compile(&parameter.value, origin)?,
+            })
+        };
         Ok(Self {
             path,
             method,
             headers: one.headers.iter().map(header).collect::<Result<_, _>>()?,
+            query: one.query.iter().map(parameter).collect::<Result<_, _>>()?,
         })
     }
 
     /// Whether every request matches.
     pub(super) fn is_always(&self) -> bool {
         let any = |test: &Test| matches!(test, Test::Any);
-        any(&self.path) && any(&self.method) && self.headers.is_empty()
+        let is_bare = self.headers.is_empty() && self.query.is_empty();
+        any(&self.path) && any(&self.method) && is_bare
     }
 
     pub(super) fn holds(&self, request: &impl RequestView) -> bool {
         self.path.holds(request.path().as_bytes())
             && self.method.holds(request.method().as_bytes())
             && self.headers.iter().all(|header| header.holds(request))
+            && self.query.iter().all(|parameter| parameter.holds(request))
     }
 }
 
 impl fmt::Display for CompiledMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let own = [("path", &self.path), ("method", &self.method)];
-        let headers = self
-            .headers
-            .iter()
-            .map(|header| (&*header.name, &header.test));
+        let own = [("path", "", &self.path), ("method", "", &self.method)];
+        let own = own
+            .into_iter()
+            .filter(|(_, _, test)| !matches!(test, Test::Any));
+        let headers = self.headers.iter();
+        let headers = headers.map(|header| ("header ", &*header.name, &header.test));
+        let query = self.query.iter();
+        let query = query.map(|parameter| ("query ", &*parameter.name, &parameter.value));
         let mut separator = "";
-        for (index, (name, test)) in own.into_iter().chain(headers).enumerate() {
-            let header = if index < own.len() { "" } else { "header " };
+        for (what, name, test) in own.chain(headers).chain(query) {
+            write!(f, "{separator}{what}{name} ")?;
             match test {
-                Test::Any if header.is_empty() => continue,
-                Test::Any => write!(f, "{separator}{header}{name} present")?,
-                Test::Exact(text) => write!(f, "{separator}{header}{name} exact {}", Text(text))?,
-                Test::Prefix(text) => write!(f, "{separator}{header}{name} prefix {}", Text(text))?,
+                Test::Any => f.write_str("present")?,
+                Test::Exact(text) => write!(f, "exact {}", Text(text))?,
+                Test::Prefix(text) => write!(f, "prefix {}", Text(text))?,
+                Test::Elements(text) => write!(f, "elements {}", Text(text))?,
                 Test::Regex(regex) => {
                     let whole = regex.as_str();
                     let inner = whole
                         .strip_prefix(r"\A(?:")
                         .and_then(|t| t.strip_suffix(r")\z"));
-                    let pattern = inner.unwrap_or(whole);
-                    write!(f, "{separator}{header}{name} regex {pattern:?}")?;
+                    write!(f, "regex {:?}", inner.unwrap_or(whole))?;
                 }
             }
             separator = ", ";
@@ -138,6 +159,48 @@ impl CompiledHeader {
     }
 }
 
+impl CompiledParameter {
+    /// Tests the first parameter of the name. Nothing is allocated unless something of it is
+    /// percent-encoded.
+    fn holds(&self, request: &impl RequestView) -> bool {
+        let query = request.query().unwrap_or_default();
+        let mut parameters = query.split('&').map(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            (decoded(name), value)
+        });
+        let found = parameters.find(|(name, _)| **name == *self.name.as_bytes());
+        found.is_some_and(|(_, value)| self.value.holds(&decoded(value)))
+    }
+}
+
+/// A part of a query with percent-encoding undone (RFC 3986 §2.1); what is no proper encoding, and
+/// `+`, stays as it is.
+fn decoded(text: &str) -> Cow<'_, [u8]> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let nibble = |byte: Option<&u8>| {
+        let digit = char::from(*byte?).to_digit(16)?;
+        u8::try_from(digit).ok()
+    };
+    let mut bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    while let Some((first, rest)) = bytes.split_first() {
+        let encoded = (*first == b'%').then(|| Some((nibble(rest.first())?, nibble(rest.get(1))?)));
+        match encoded.flatten() {
+            Some((high, low)) => {
+                out.push(high << 4 | low);
+                bytes = rest.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(*first);
+                bytes = rest;
+            }
+        }
+    }
+    Cow::Owned(out)
+}
+
 impl Test {
     fn compile(text: &TextMatch, origin: &Origin) -> Result<Self, RouteError> {
         match text {
@@ -174,6 +237,9 @@ impl Test {
             Self::Any => true,
             Self::Exact(whole) => text == &**whole,
             Self::Prefix(start) => text.starts_with(start),
+            Self::Elements(start) => text
+                .strip_prefix(&**start)
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'/'))),
             Self::Regex(regex) => regex.is_match(text),
         }
     }

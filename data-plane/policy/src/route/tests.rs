@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outrigger_model::{
-    Backoff, DestinationName, HeaderMatch, HeaderTest, HttpMatch, MethodMatch, PathMatch, Percent,
-    Ratio, RetryBudget, RetryConditions, TextMatch, Weight,
+    Backoff, DestinationName, Filters, HeaderMatch, HeaderTest, HttpMatch, MethodMatch, PathMatch,
+    Percent, QueryMatch, Ratio, RetryBudget, RetryConditions, TextMatch, Weight,
 };
 
 use super::*;
@@ -12,6 +12,7 @@ use super::*;
 struct Request {
     method: &'static str,
     path: &'static str,
+    query: Option<&'static str>,
     headers: Vec<(&'static str, &'static [u8])>,
 }
 
@@ -21,6 +22,9 @@ impl RequestView for Request {
     }
     fn path(&self) -> &str {
         self.path
+    }
+    fn query(&self) -> Option<&str> {
+        self.query
     }
     fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {
         for (name, value) in &self.headers {
@@ -35,6 +39,7 @@ fn get(path: &'static str) -> Request {
     Request {
         method: "GET",
         path,
+        query: None,
         headers: Vec::new(),
     }
 }
@@ -60,7 +65,8 @@ fn rule(matches: Vec<HttpMatch>, weight: u32) -> HttpRule {
     HttpRule {
         origin: Origin::new("VirtualService/shop/orders spec.http[0]"),
         matches,
-        action: HttpAction::Forward(vec![backend("shop/orders:80", weight)]),
+        action: HttpAction::Forward(vec![backend("shop/orders:80", weight).into()]),
+        filters: Filters::default(),
         timeout: Timeout::After(Duration::from_secs(5)),
         retry: RetryPolicy {
             attempts: 2,
@@ -93,6 +99,7 @@ fn path(path: PathMatch) -> HttpMatch {
         path,
         method: MethodMatch::Any,
         headers: Vec::new(),
+        query: Vec::new(),
     }
 }
 
@@ -130,6 +137,14 @@ fn paths() {
     check(prefix(), &get("/api/v1/x"), true);
     check(prefix(), &get("/api/v10"), true);
     check(prefix(), &get("/api"), false);
+    let elements = || path(PathMatch::Elements("/api/v1".into()));
+    check(elements(), &get("/api/v1"), true);
+    check(elements(), &get("/api/v1/"), true);
+    check(elements(), &get("/api/v1/x"), true);
+    check(elements(), &get("/api/v10"), false);
+    check(elements(), &get("/api/V1"), false);
+    check(elements(), &get("/x/api/v1"), false);
+    check(elements(), &get("/api"), false);
     let regex = |text: &str| path(PathMatch::Regex(text.into()));
     check(regex("/a|/b"), &get("/a"), true);
     check(regex("/a|/b"), &get("/b"), true);
@@ -178,6 +193,37 @@ fn headers() {
         ..get("/")
     };
     check(regex("j."), &binary, true);
+}
+
+#[test]
+fn query_parameters() {
+    let parameter = |value: TextMatch| HttpMatch {
+        query: vec![QueryMatch {
+            name: "animal".into(),
+            value,
+        }],
+        ..path(PathMatch::Any)
+    };
+    let asked = |query| Request { query, ..get("/") };
+    let exact = |text: &str| parameter(TextMatch::Exact(text.into()));
+    let whale = || exact("whale");
+    check(whale(), &asked(Some("animal=whale")), true);
+    check(whale(), &asked(Some("a=b&animal=whale&c")), true);
+    check(whale(), &asked(Some("animal=whale&animal=dog")), true);
+    check(whale(), &asked(Some("animal=dog&animal=whale")), false);
+    check(whale(), &asked(Some("animal=whaledog")), false);
+    check(whale(), &asked(Some("Animal=whale")), false);
+    check(whale(), &asked(Some("animal")), false);
+    check(whale(), &asked(Some("")), false);
+    check(whale(), &asked(None), false);
+    check(whale(), &asked(Some("%61nimal=%77hale")), true);
+    check(exact("a b=?"), &asked(Some("animal=a%20b=%3F")), true);
+    check(exact("100%"), &asked(Some("animal=100%")), true);
+    check(exact("%zz"), &asked(Some("animal=%zz")), true);
+    check(exact("a+b"), &asked(Some("animal=a+b")), true);
+    let regex = parameter(TextMatch::Regex("w.+e|dog".into()));
+    check(regex.clone(), &asked(Some("animal=whale")), true);
+    check(regex, &asked(Some("animal=whales")), false);
 }
 
 #[test]

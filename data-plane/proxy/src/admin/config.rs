@@ -5,11 +5,11 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use outrigger_model::{
     AccessLog, Backend, Balancer, Destination, EjectionThreshold, Endpoint, EndpointState,
-    InboundPolicy, Lifetime, Locality, MeshSettings, MtlsMode, Peer, Protocol,
+    HttpTarget, InboundPolicy, Lifetime, Locality, MeshSettings, MtlsMode, Peer, Protocol,
     RequestsPerConnection, RetryPolicy, Timeout, Tracing, TrafficPolicy,
 };
 use outrigger_policy::{
-    route::{CompiledRule, CompiledTcpRule, RuleAction},
+    route::{Choice, CompiledRule, CompiledTcpRule, RuleAction},
     split::Split,
 };
 use serde_json::{Map, Value, json};
@@ -133,8 +133,9 @@ fn destination(destination: &Destination) -> Value {
 fn http_rule(rule: &CompiledRule) -> Value {
     let action = match &rule.action {
         RuleAction::Forward(split) => {
-            json!({ "forward": shares(split) })
+            json!({ "forward": choices(split) })
         }
+        RuleAction::Redirect(redirect) => json!({ "redirect": format!("{redirect:?}") }),
         RuleAction::Invalid { reason } => json!({ "invalid": reason.as_str() }),
     };
     json!({
@@ -144,6 +145,21 @@ fn http_rule(rule: &CompiledRule) -> Value {
         "timeout": timeout(rule.timeout),
         "retry": retry(&rule.retry),
     })
+}
+
+fn choices(split: &Split<Choice>) -> Value {
+    let share = |(weight, choice): (u64, &Choice)| {
+        let mut share = match &choice.target {
+            HttpTarget::Backend(backend) => json!({ "backend": backend.to_string() }),
+            HttpTarget::Invalid { reason } => json!({ "invalid": reason.as_str() }),
+        };
+        share["weight"] = weight.into();
+        if let Some(changes) = &choice.changes {
+            share["changes"] = format!("{changes:?}").into();
+        }
+        share
+    };
+    split.weighted().map(share).collect()
 }
 
 fn tcp_rule(rule: &CompiledTcpRule) -> Value {

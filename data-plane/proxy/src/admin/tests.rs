@@ -100,8 +100,10 @@ fn rule() -> HttpRule {
             path: PathMatch::Regex("/api/v[0-9]+".to_owned()),
             method: MethodMatch::Text(TextMatch::Exact("GET".to_owned())),
             headers: Vec::new(),
+            query: Vec::new(),
         }],
-        action: HttpAction::Forward(vec![share(90, "v1"), share(10, "v2")]),
+        action: HttpAction::Forward(vec![share(90, "v1").into(), share(10, "v2").into()]),
+        filters: outrigger_model::Filters::default(),
         timeout: Timeout::After(Duration::from_millis(1_500)),
         retry: outrigger_model::RetryPolicy {
             attempts: 2,

@@ -22,7 +22,11 @@ impl H1Exchange<'_> {
         let mut up = Up::new(endpoint, checkout);
         up.wire.prepare_out();
         let address;
-        let authority = if self.head.authority().is_none() {
+        let changes = edit.changes.as_ref();
+        let rewritten = changes.and_then(|changes| changes.authority());
+        let authority = if rewritten.is_some() {
+            rewritten
+        } else if self.head.authority().is_none() {
             // HTTP/1.0 without Host: HTTP/1.1 requires one, so it names the server itself.
             address = endpoint.address.to_string();
             Some(address.as_str())
@@ -30,12 +34,13 @@ impl H1Exchange<'_> {
             None
         };
         let fields = FieldEdit {
+            changes: changes.map(|changes| &changes.request),
             set: &edit.set,
             remove: edit.remove,
             reserved: Reserved::Strip,
         };
         let head_edit = write::RequestEdit {
-            path: None,
+            path: edit.target.as_deref(),
             authority,
             framing: self.head.framing(),
             expect: true,

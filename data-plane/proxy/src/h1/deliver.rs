@@ -43,7 +43,9 @@ impl H1Exchange<'_> {
         } else {
             Reserved::Strip
         };
+        let changes = edit.changes.as_ref();
         let fields = FieldEdit {
+            changes: changes.map(|changes| &changes.response),
             set: &edit.set,
             remove: &[],
             reserved,

@@ -30,6 +30,9 @@ pub(super) fn put(refusal: &Refusal, head_only: bool, close: bool, out: &mut Vec
     put_decimal(length, out);
     out.extend_from_slice(b"\r\n");
     put_field("x-outrigger-reason", text.as_bytes(), out);
+    if let Some(location) = &refusal.location {
+        put_field("location", location.as_bytes(), out);
+    }
     if close {
         out.extend_from_slice(b"connection: close\r\n");
     }
@@ -45,6 +48,11 @@ pub(super) fn put(refusal: &Refusal, head_only: bool, close: bool, out: &mut Vec
 /// Reason phrases of the statuses that the mesh answers with.
 fn phrase(status: u16) -> &'static str {
     match status {
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         403 => "Forbidden",
         404 => "Not Found",

@@ -214,6 +214,11 @@ impl RequestView for RequestHead {
         target.split_once('?').map_or(target, |(path, _)| path)
     }
 
+    fn query(&self) -> Option<&str> {
+        let (_, query) = self.path_and_query().split_once('?')?;
+        Some(query)
+    }
+
     fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {
         self.get_all(name_lowercase).for_each(visit);
     }

@@ -8,6 +8,7 @@ use super::connection::tokens;
 use super::field::{Field, FieldKind, is_value, same_name};
 use super::{Framing, RequestHead, ResponseHead, Version};
 use bytes::Bytes;
+use outrigger_policy::filter::FieldOps;
 
 /// What becomes of incoming `x-outrigger-*` fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum Reserved {
 /// are replaced by spaces, so that no configuration can split a message.
 #[derive(Debug, Clone, Copy)]
 pub struct FieldEdit<'a> {
+    /// What the route changes, before the rest, which goes before it.
+    pub changes: Option<&'a FieldOps>,
     /// Fields to write, replacing all of the same name, `_` and `-` and case apart.
     pub set: &'a [(&'static str, Bytes)],
     /// Fields to leave out; a trailing `*` leaves out all that begin so.
@@ -33,12 +36,18 @@ pub struct FieldEdit<'a> {
 impl FieldEdit<'_> {
     /// No change but the removal of reserved fields.
     pub const NONE: FieldEdit<'static> = FieldEdit {
+        changes: None,
         set: &[],
         remove: &[],
         reserved: Reserved::Strip,
     };
 
     fn drops(&self, name: &[u8]) -> bool {
+        self.replaces(name) || self.changes.is_some_and(|changes| changes.drops(name))
+    }
+
+    /// Whether the mesh itself sets or removes a field, whatever the route says.
+    fn replaces(&self, name: &[u8]) -> bool {
         self.set
             .iter()
             .any(|(other, _)| same_name(name, other.as_bytes()))
@@ -239,6 +248,11 @@ pub fn put_decimal(number: u64, out: &mut Vec<u8>) {
 }
 
 fn put_edit(edit: &FieldEdit<'_>, out: &mut Vec<u8>) {
+    for (name, value) in edit.changes.into_iter().flat_map(FieldOps::put) {
+        if !edit.replaces(name.as_bytes()) {
+            put_field(name, value.as_bytes(), out);
+        }
+    }
     for (name, value) in edit.set {
         put_field(name, value, out);
     }

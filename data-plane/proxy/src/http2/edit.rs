@@ -6,6 +6,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+use outrigger_policy::filter::FieldOps;
+
 use crate::exchange::{RequestEdit, ResponseEdit};
 
 const RESERVED: &str = "x-outrigger-*";
@@ -14,6 +16,9 @@ const RESERVED: &str = "x-outrigger-*";
 pub(super) fn request_headers(incoming: &HeaderMap, edit: &RequestEdit) -> HeaderMap {
     let mut headers = incoming.clone();
     headers.remove(http::header::HOST);
+    if let Some(changes) = &edit.changes {
+        change(&mut headers, &changes.request);
+    }
     remove_where(&mut headers, |name| {
         matches(name, RESERVED)
             || edit.remove.iter().any(|pattern| matches(name, pattern))
@@ -27,6 +32,9 @@ pub(super) fn request_headers(incoming: &HeaderMap, edit: &RequestEdit) -> Heade
 
 /// Changes the fields of a response in place.
 pub(super) fn response_headers(headers: &mut HeaderMap, edit: &ResponseEdit) {
+    if let Some(changes) = &edit.changes {
+        change(headers, &changes.response);
+    }
     remove_where(headers, |name| {
         (!edit.keep_reserved && matches(name, RESERVED))
             || edit.set.iter().any(|(set, _)| matches(name, set))
@@ -40,6 +48,20 @@ pub(super) fn response_headers(headers: &mut HeaderMap, edit: &ResponseEdit) {
 pub(super) fn trailers(trailers: &mut HeaderMap, keep_reserved: bool) {
     if !keep_reserved {
         remove_where(trailers, |name| matches(name, RESERVED));
+    }
+}
+
+/// What the route changes. Names and values were checked when they were configured.
+fn change(headers: &mut HeaderMap, ops: &FieldOps) {
+    if ops.is_empty() {
+        return;
+    }
+    remove_where(headers, |name| ops.drops(name.as_bytes()));
+    for (name, value) in ops.put() {
+        let name = HeaderName::from_bytes(name.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+            headers.append(name, value);
+        }
     }
 }
 
@@ -129,6 +151,7 @@ mod tests {
         let edit = RequestEdit {
             set: smallvec![("x-request-id", Bytes::from_static(b"own"))],
             remove: &["x-b3-*"],
+            ..RequestEdit::default()
         };
         assert_eq!(
             request_headers(&incoming, &edit),

@@ -5,10 +5,14 @@
 //! a declared length that does not fit the body. What is left is ambiguity about who is
 //! addressed and targets that the routes could read differently from the application.
 
-use http::{HeaderMap, Method, Uri, header, request::Parts, uri::Authority, uri::Scheme};
+use http::{
+    HeaderMap, Method, Uri, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery, Scheme},
+};
 use outrigger_policy::RequestView;
 
-use crate::reason::Reason;
+use crate::{exchange::RequestEdit, reason::Reason};
 
 /// A request head, as decisions see it and as it is sent on.
 #[derive(Debug)]
@@ -16,7 +20,7 @@ pub struct RequestHead {
     method: Method,
     scheme: Scheme,
     authority: Authority,
-    target: http::uri::PathAndQuery,
+    target: PathAndQuery,
     headers: HeaderMap,
     grpc: bool,
 }
@@ -93,14 +97,27 @@ impl RequestHead {
         &self.headers
     }
 
-    /// Method and target, for a request with these fields.
-    pub(super) fn to_request(&self, headers: HeaderMap) -> Result<http::Request<()>, http::Error> {
+    /// Method and target, or what the route puts in their place, for a request with these fields.
+    pub(super) fn to_request(
+        &self,
+        headers: HeaderMap,
+        edit: &RequestEdit,
+    ) -> Result<http::Request<()>, http::Error> {
+        let target = match &edit.target {
+            Some(target) => PathAndQuery::try_from(&**target)?,
+            None => self.target.clone(),
+        };
+        let rewritten = edit.changes.as_ref();
+        let authority = match rewritten.and_then(|changes| changes.authority()) {
+            Some(authority) => Authority::try_from(authority)?,
+            None => self.authority.clone(),
+        };
         let mut request = http::Request::new(());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::builder()
             .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(self.target.clone())
+            .authority(authority)
+            .path_and_query(target)
             .build()?;
         *request.version_mut() = http::Version::HTTP_2;
         *request.headers_mut() = headers;
@@ -115,6 +132,10 @@ impl RequestView for RequestHead {
 
     fn path(&self) -> &str {
         self.target.path()
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.target.query()
     }
 
     fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {

@@ -26,7 +26,8 @@ pub(super) fn answer(refusal: &Refusal, shape: Shape) -> (Response<()>, Bytes) {
     let reason = HeaderValue::from_bytes(text.as_bytes())
         .unwrap_or_else(|_| HeaderValue::from_static(refusal.reason.slug()));
     response.headers_mut().insert(REASON, reason);
-    if shape == Shape::Grpc {
+    // Where to go is told in HTTP's words to every client: gRPC has none for it.
+    if shape == Shape::Grpc && refusal.location.is_none() {
         grpc_fields(response.headers_mut(), refusal.reason.grpc_status(), &text);
         return (response, Bytes::new());
     }
@@ -39,9 +40,14 @@ pub(super) fn answer(refusal: &Refusal, shape: Shape) -> (Response<()>, Bytes) {
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if let Some(location) = &refusal.location
+        && let Ok(location) = HeaderValue::from_str(location)
+    {
+        headers.insert(header::LOCATION, location);
+    }
     match shape {
-        Shape::Text => (response, body),
-        Shape::TextHead | Shape::Grpc => (response, Bytes::new()),
+        Shape::Text | Shape::Grpc => (response, body),
+        Shape::TextHead => (response, Bytes::new()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One outbound request's record: what was decided, how often it was tried, how it ended.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use outrigger_model::{Backend, DestinationName, Origin, Peer};
@@ -8,6 +8,7 @@ use outrigger_policy::{
     RequestView,
     admission::Permit,
     deadline::{Bound, Deadline as PolicyDeadline},
+    filter::Changes,
     outcome::AttemptOutcome,
     retry::GiveUp,
     route::CompiledRule,
@@ -37,6 +38,8 @@ pub(super) struct Call {
     pub(super) destination: Option<DestinationName>,
     pub(super) backend: Option<Backend>,
     pub(super) origin: Option<Origin>,
+    /// What the route changes on the way to the backend.
+    pub(super) changes: Option<Arc<Changes>>,
     /// Metric cells of the backend.
     pub(super) series: Option<Rc<Series>>,
     /// Endpoint of the last try.
@@ -61,6 +64,7 @@ impl Call {
             destination: None,
             backend: None,
             origin: None,
+            changes: None,
             series: None,
             endpoint: None,
             tried: SmallVec::new(),
@@ -116,7 +120,7 @@ impl Call {
             PolicyDeadline::None => None,
             PolicyDeadline::At(at) => Some(Instant::from_std(at)),
         });
-        let edit = self.edit(&endpoint);
+        let edit = self.edit(&endpoint, exchange.request());
         let trying = exchange.attempt(&endpoint, &edit, deadline);
         let result = match deadline.0 {
             // The engine keeps the deadline too; this holds where a wait of its own forgets it.
@@ -130,9 +134,12 @@ impl Call {
         result
     }
 
-    fn edit(&self, endpoint: &Endpoint) -> RequestEdit {
+    fn edit(&self, endpoint: &Endpoint, request: &impl RequestView) -> RequestEdit {
+        let changes = self.changes.as_ref();
         let mut edit = RequestEdit {
             remove: &["x-forwarded-client-cert"],
+            target: changes.and_then(|changes| changes.target(request)),
+            changes: changes.cloned(),
             ..Default::default()
         };
         self.trace.apply(&mut edit);
@@ -237,6 +244,7 @@ impl Call {
         let meshed = self.security() == Security::MutualTls;
         let edit = ResponseEdit {
             keep_reserved: meshed,
+            changes: self.changes.clone(),
             ..ResponseEdit::default()
         };
         let PolicyDeadline::At(at) = self.deadline else {

@@ -581,6 +581,8 @@ fn flags(outcome: OutcomeKey) -> &'static str {
         | Reason::RequestHeadTimeout
         | Reason::DiscoveryTimeout
         | Reason::RouteInvalid
+        | Reason::BackendInvalid
+        | Reason::Redirect
         | Reason::PlaintextRefused
         | Reason::Draining
         | Reason::Internal => "-",

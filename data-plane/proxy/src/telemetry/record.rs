@@ -113,7 +113,7 @@ impl RequestRecord<'_> {
     /// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS).
     #[must_use]
     pub fn is_failure(&self) -> bool {
-        self.reason.is_some()
+        self.reason.is_some_and(|reason| reason != Reason::Redirect)
             || self.status >= 500
             || (self.status == 0 && self.carried != Carried::Tcp)
             || matches!(self.grpc_status, Some(2 | 4 | 12 | 13 | 14 | 15))

@@ -1,13 +1,13 @@
 //! Conditions of an HTTP rule.
 
 use outrigger_model::{
-    HeaderMatch, HeaderTest, HttpMatch, InvalidValue, MethodMatch, PathMatch, TextMatch,
+    HeaderMatch, HeaderTest, HttpMatch, InvalidValue, MethodMatch, PathMatch, QueryMatch, TextMatch,
 };
 
 use super::super::{
     error::{FieldError, Problem},
-    field::{Result, list},
-    limit::{HEADERS_PER_MATCH_MAX, REGEX_CHARS_MAX},
+    field::{Result, list, message},
+    limit::{HEADERS_PER_MATCH_MAX, QUERY_PER_MATCH_MAX, REGEX_CHARS_MAX},
     wire::{self, header_match, http_match, text_match},
 };
 
@@ -16,6 +16,7 @@ pub(super) fn encode(value: &HttpMatch) -> wire::HttpMatch {
         PathMatch::Any => http_match::Path::PathAny(wire::Any {}),
         PathMatch::Exact(text) => http_match::Path::PathExact(text.clone()),
         PathMatch::Prefix(text) => http_match::Path::PathPrefix(text.clone()),
+        PathMatch::Elements(text) => http_match::Path::PathElements(text.clone()),
         PathMatch::Regex(text) => http_match::Path::PathRegex(text.clone()),
     };
     let method = match &value.method {
@@ -26,6 +27,7 @@ pub(super) fn encode(value: &HttpMatch) -> wire::HttpMatch {
         path: Some(path),
         method: Some(method),
         headers: value.headers.iter().map(encode_header).collect(),
+        query: value.query.iter().map(encode_query).collect(),
     }
 }
 
@@ -34,6 +36,15 @@ pub(super) fn decode(value: &wire::HttpMatch) -> Result<HttpMatch> {
         Some(http_match::Path::PathAny(_)) => PathMatch::Any,
         Some(http_match::Path::PathExact(text)) => PathMatch::Exact(text.clone()),
         Some(http_match::Path::PathPrefix(text)) => PathMatch::Prefix(text.clone()),
+        Some(http_match::Path::PathElements(text)) if text.is_empty() || text.ends_with('/') => {
+            let error = InvalidValue {
+                what: "path prefix",
+                value: text.chars().take(128).collect(),
+                rule: "it is not empty and does not end with /",
+            };
+            return Err(FieldError::new("path_elements", error));
+        }
+        Some(http_match::Path::PathElements(text)) => PathMatch::Elements(text.clone()),
         Some(http_match::Path::PathRegex(text)) => PathMatch::Regex(regex("path_regex", text)?),
         None => return Err(FieldError::new("path", Problem::Missing)),
     };
@@ -53,6 +64,21 @@ pub(super) fn decode(value: &wire::HttpMatch) -> Result<HttpMatch> {
             HEADERS_PER_MATCH_MAX,
             decode_header,
         )?,
+        query: list("query", &value.query, QUERY_PER_MATCH_MAX, decode_query)?,
+    })
+}
+
+fn encode_query(value: &QueryMatch) -> wire::QueryMatch {
+    wire::QueryMatch {
+        name: value.name.clone(),
+        value: Some(encode_text(&value.value)),
+    }
+}
+
+fn decode_query(value: &wire::QueryMatch) -> Result<QueryMatch> {
+    Ok(QueryMatch {
+        name: value.name.clone(),
+        value: message("value", value.value.as_ref(), decode_text)?,
     })
 }
 

@@ -313,6 +313,7 @@ fn http_match() -> impl Strategy<Value = HttpMatch> {
         Just(PathMatch::Any),
         any::<String>().prop_map(PathMatch::Exact),
         any::<String>().prop_map(PathMatch::Prefix),
+        "(/[a-z]{1,5}){1,3}".prop_map(PathMatch::Elements),
         any::<String>().prop_map(PathMatch::Regex),
     ];
     let method = prop_oneof![
@@ -324,11 +325,92 @@ fn http_match() -> impl Strategy<Value = HttpMatch> {
         text_match().prop_map(HeaderTest::Value)
     ];
     let header = ("[a-z0-9-]{1,12}", test).prop_map(|(name, test)| HeaderMatch { name, test });
-    (path, method, vec(header, 0..3)).prop_map(|(path, method, headers)| HttpMatch {
-        path,
-        method,
-        headers,
+    let query =
+        (any::<String>(), text_match()).prop_map(|(name, value)| QueryMatch { name, value });
+    (path, method, vec(header, 0..3), vec(query, 0..3)).prop_map(
+        |(path, method, headers, query)| HttpMatch {
+            path,
+            method,
+            headers,
+            query,
+        },
+    )
+}
+
+fn field_edit() -> impl Strategy<Value = FieldEdit> {
+    let name = || "x-[a-z_]{1,6}".prop_map(|text| FieldName::parse(&text).unwrap());
+    let value = "([!-~]([ -~]{0,6}[!-~])?)?".prop_map(|text| FieldValue::parse(&text).unwrap());
+    let field = (name(), value).prop_map(|(name, value)| NewField { name, value });
+    let fields = vec(field, 0..3);
+    (fields.clone(), fields, vec(name(), 0..3)).prop_map(|(set, add, remove)| FieldEdit {
+        set,
+        add,
+        remove,
     })
+}
+
+fn path_rewrite() -> impl Strategy<Value = PathRewrite> {
+    let path = |pattern| {
+        proptest::string::string_regex(pattern)
+            .unwrap()
+            .prop_map(|text| PathText::parse(&text).unwrap())
+    };
+    prop_oneof![
+        Just(PathRewrite::Keep),
+        path("(/[!-\"$->@-~]{0,4}){1,3}").prop_map(PathRewrite::Full),
+        (path("(/[a-z]{1,4}){0,3}"), path("(/[a-z]{1,4}){0,3}")).prop_map(
+            |(matched, replacement)| PathRewrite::Prefix {
+                matched,
+                replacement,
+            }
+        ),
+    ]
+}
+
+fn host_rewrite() -> impl Strategy<Value = HostRewrite> {
+    prop_oneof![Just(HostRewrite::Keep), host().prop_map(HostRewrite::To)]
+}
+
+fn filters() -> impl Strategy<Value = Filters> {
+    let any = (field_edit(), field_edit(), path_rewrite(), host_rewrite()).prop_map(
+        |(request, response, path, host)| Filters {
+            request,
+            response,
+            path,
+            host,
+        },
+    );
+    prop_oneof![Just(Filters::default()), any]
+}
+
+fn redirect() -> impl Strategy<Value = Redirect> {
+    let status = select(vec![301, 302, 303, 307, 308]);
+    let scheme = select(vec![Scheme::Http, Scheme::Https]);
+    (scheme, host_rewrite(), port(), path_rewrite(), status).prop_map(
+        |(scheme, host, port, path, status)| Redirect {
+            scheme,
+            host,
+            port,
+            path,
+            status: RedirectStatus::new(status).unwrap(),
+        },
+    )
+}
+
+fn shares() -> impl Strategy<Value = Vec<HttpBackend>> {
+    let target = |backend| {
+        let backend = Just(HttpTarget::Backend(backend));
+        let invalid = origin().prop_map(|reason| HttpTarget::Invalid { reason });
+        prop_oneof![3 => backend, 1 => invalid]
+    };
+    let share = move |weighted: WeightedBackend| {
+        (target(weighted.backend), filters()).prop_map(move |(target, filters)| HttpBackend {
+            weight: weighted.weight,
+            target,
+            filters,
+        })
+    };
+    backends().prop_flat_map(move |backends| backends.into_iter().map(share).collect::<Vec<_>>())
 }
 
 fn conditions() -> impl Strategy<Value = RetryConditions> {
@@ -392,23 +474,28 @@ fn retry() -> impl Strategy<Value = RetryPolicy> {
 
 fn table() -> impl Strategy<Value = RouteTable> {
     let action = prop_oneof![
-        backends().prop_map(HttpAction::Forward),
+        shares().prop_map(HttpAction::Forward),
+        redirect().prop_map(HttpAction::Redirect),
         origin().prop_map(|reason| HttpAction::Invalid { reason }),
     ];
     let http = (
         origin(),
         vec(http_match(), 0..3),
         action,
+        filters(),
         timeout(),
         retry(),
     )
-        .prop_map(|(origin, matches, action, timeout, retry)| HttpRule {
-            origin,
-            matches,
-            action,
-            timeout,
-            retry,
-        });
+        .prop_map(
+            |(origin, matches, action, filters, timeout, retry)| HttpRule {
+                origin,
+                matches,
+                action,
+                filters,
+                timeout,
+                retry,
+            },
+        );
     let tcp = (origin(), backends()).prop_map(|(origin, backends)| TcpRule { origin, backends });
     (destination_name(), vec(http, 0..4), vec(tcp, 0..3)).prop_map(|(name, http, tcp)| RouteTable {
         name,

@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use outrigger_model::{
-    AccessLog, Backoff, Endpoint, EndpointState, HttpAction, HttpRule, Locality, Origin, Peer,
-    Percent, Protocol, Ratio, RetryBudget, RetryConditions, RetryPolicy, Timeout, TrustDomain,
-    Weight, WeightedBackend,
+    AccessLog, Backoff, Endpoint, EndpointState, Filters, HttpAction, HttpBackend, HttpRule,
+    Locality, Origin, Peer, Percent, Protocol, Ratio, RetryBudget, RetryConditions, RetryPolicy,
+    Timeout, TrustDomain, Weight, WeightedBackend,
 };
 use proptest::prelude::*;
 
@@ -69,7 +69,8 @@ fn table(service: &str, to: &[&str]) -> Received {
     let rule = HttpRule {
         origin: Origin::new(&format!("to {}", to.join("+"))),
         matches: Vec::new(),
-        action: HttpAction::Forward(to.iter().map(weighted).collect()),
+        action: HttpAction::Forward(to.iter().map(weighted).map(HttpBackend::from).collect()),
+        filters: Filters::default(),
         timeout: Timeout::Disabled,
         retry: RetryPolicy {
             attempts: 0,
@@ -262,6 +263,7 @@ fn a_bad_regex_refuses_the_response() {
             path: outrigger_model::PathMatch::Regex("(".into()),
             method: outrigger_model::MethodMatch::Any,
             headers: Vec::new(),
+            query: Vec::new(),
         }];
     }
     let rejected = prepare(vec![destination("orders", 1), received]).unwrap_err();

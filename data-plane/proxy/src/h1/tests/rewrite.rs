@@ -3,6 +3,7 @@
 use super::super::write::{self, FieldEdit, RequestEdit, Reserved, ResponseEdit};
 use super::super::{Asked, Framing, RequestHead, ResponseHead, Version};
 use bytes::Bytes;
+use outrigger_policy::filter::Changes;
 
 const PLAIN: RequestEdit<'static> = RequestEdit {
     path: None,
@@ -76,7 +77,7 @@ fn what_the_mesh_sets_replaces_every_spelling() {
     let fields = FieldEdit {
         set: &set,
         remove: &["x-gone", "x-b3-*"],
-        reserved: Reserved::Strip,
+        ..FieldEdit::NONE
     };
     let out = request(
         "GET / HTTP/1.1\r\nHost: a\r\nTraceParent: x\r\nX-More: 1\r\nX-Outrigger-Peer: q\r\n\
@@ -110,6 +111,45 @@ fn an_http10_request_is_passed_on_as_http11() {
         &PLAIN,
     );
     assert_eq!(out, "GET / HTTP/1.1\r\nhost: \r\nX: 1\r\n\r\n");
+}
+
+#[test]
+fn a_route_sets_adds_and_removes_fields_in_any_case() {
+    let name = |text| outrigger_model::FieldName::parse(text).unwrap();
+    let field = |name_text, value| outrigger_model::NewField {
+        name: name(name_text),
+        value: outrigger_model::FieldValue::parse(value).unwrap(),
+    };
+    let filters = outrigger_model::Filters {
+        request: outrigger_model::FieldEdit {
+            set: vec![field("X-Set", "new"), field("traceparent", "theirs")],
+            add: vec![field("X-Add", "two")],
+            remove: vec![name("X-Gone")],
+        },
+        ..Default::default()
+    };
+    let changes = Changes::compile(&filters, &Default::default()).unwrap();
+    let set = [("traceparent", Bytes::from_static(b"00-1"))];
+    let fields = FieldEdit {
+        changes: Some(&changes.request),
+        set: &set,
+        ..FieldEdit::NONE
+    };
+    let out = request(
+        "POST / HTTP/1.1\r\nHost: a\r\nx-SET: old\r\nX-Add: one\r\nContent-Length: 2\r\n\
+         x-set: older\r\nX-GONE: 1\r\nX-Kept: 1\r\nTraceparent: x\r\n\r\n",
+        &RequestEdit {
+            fields,
+            framing: Framing::Length(2),
+            ..PLAIN
+        },
+    );
+    assert_eq!(
+        out,
+        "POST / HTTP/1.1\r\nHost: a\r\nX-Add: one\r\nX-Kept: 1\r\ncontent-length: 2\r\n\
+         x-set: new\r\nx-add: two\r\ntraceparent: 00-1\r\n\r\n",
+        "what the mesh sets goes before what the route says"
+    );
 }
 
 #[test]

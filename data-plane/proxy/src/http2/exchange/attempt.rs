@@ -170,7 +170,7 @@ async fn send_head(
     let headers = edit::request_headers(exchange.request.headers(), edit);
     let request = exchange
         .request
-        .to_request(headers)
+        .to_request(headers, edit)
         .map_err(|error| AttemptFailure::new(Kind::Protocol, error.to_string()))?;
     // Whatever goes wrong here, nothing was sent.
     let unsent = |error: h2::Error| Failed {

@@ -76,6 +76,10 @@ impl RequestView for Head {
         "/"
     }
 
+    fn query(&self) -> Option<&str> {
+        None
+    }
+
     fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {
         self.0
             .iter()

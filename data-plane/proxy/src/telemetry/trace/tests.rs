@@ -15,6 +15,10 @@ impl RequestView for Request {
         "/"
     }
 
+    fn query(&self) -> Option<&str> {
+        None
+    }
+
     fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {
         for (name, value) in &self.0 {
             if *name == name_lowercase {
