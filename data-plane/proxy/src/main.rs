@@ -6,6 +6,7 @@ use std::{
     process::ExitCode,
 };
 
+use outrigger_proxy::bootstrap::BootstrapError;
 use outrigger_redirect::{Order, USAGE as REDIRECT_USAGE, apply, parse, ruleset, undo};
 
 const USAGE: &str = "\
@@ -41,7 +42,12 @@ fn sidecar(path: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("outrigger-proxy: {error:#}"));
-            ExitCode::FAILURE
+            // Started wrongly: trying again the same way does not help.
+            if error.is::<BootstrapError>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
