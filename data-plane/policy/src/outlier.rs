@@ -22,9 +22,13 @@
 //!
 //! Cost: `admits` is a comparison for a healthy endpoint, `on_end` a few for a success.
 
+mod standing;
+
 use std::time::{Duration, Instant};
 
 use outrigger_model::{EjectionThreshold, OutlierDetection};
+
+pub use standing::Standing;
 
 use crate::outcome::Verdict;
 

@@ -3,9 +3,9 @@
 //! | path | answer |
 //! | --- | --- |
 //! | `/live` | 200 while the control thread runs |
-//! | `/ready` | 200, or 503 with what is missing: certificate, own policy; also while draining |
+//! | `/ready` | 200, or 503 with what is `missing`: listeners, certificate, own policy; also while draining |
 //! | `/metrics` | Prometheus' text format |
-//! | `/config` | the snapshot in force, as JSON |
+//! | `/config` | the snapshot in force, the standing of each resource, live health of endpoints, as JSON |
 //! | `/certs` | certificate chain and roots in force: names, serials, times |
 //! | `/log` | the level of the process's log |
 //! | `POST`, `PUT /log?level=…` | changes it, where that is allowed |
@@ -21,6 +21,8 @@
 mod certs;
 mod config;
 mod guard;
+mod health;
+mod resources;
 
 use std::{
     convert::Infallible,
@@ -37,13 +39,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
 use crate::{
+    control::subscriptions::Resources,
     drain::Drain,
+    listeners::{Accepting, Command},
     snapshot::SnapshotReader,
     telemetry::{
         Telemetry,
@@ -78,6 +82,12 @@ pub struct Sources {
     pub telemetry: Telemetry,
     /// Whether the process is ending.
     pub drain: Drain,
+    /// Whether workers accept on all addresses.
+    pub accepting: Arc<Accepting>,
+    /// Workers, to be asked how endpoints are.
+    pub workers: Vec<mpsc::Sender<Command>>,
+    /// Versions applied, refused and awaited.
+    pub resources: Resources,
     /// The process's log.
     pub log: LogControl,
     /// Whether the log's level may be changed (DEF-40: no, unless the bootstrap says so).
@@ -113,8 +123,8 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
 
 async fn connection(stream: TcpStream, peer: SocketAddr, sources: Arc<Sources>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&request, peer, &sources);
-        async move { Ok::<_, Infallible>(answer) }
+        let sources = Arc::clone(&sources);
+        async move { Ok::<_, Infallible>(answer(&request, peer, &sources).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -132,7 +142,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, sources: Arc<Sources>) 
 
 type Answer = Response<Full<Bytes>>;
 
-fn answer<B>(request: &Request<B>, peer: SocketAddr, sources: &Sources) -> Answer {
+async fn answer<B>(request: &Request<B>, peer: SocketAddr, sources: &Sources) -> Answer {
     if let Err(refusal) = guard::read(request) {
         return problem(StatusCode::FORBIDDEN, refusal);
     }
@@ -154,7 +164,7 @@ fn answer<B>(request: &Request<B>, peer: SocketAddr, sources: &Sources) -> Answe
             "text/plain; version=0.0.4; charset=utf-8",
             sources.telemetry.page(),
         ),
-        "/config" => json_answer(StatusCode::OK, &config::shown(&sources.snapshots.load())),
+        "/config" => config(sources).await,
         "/certs" => json_answer(
             StatusCode::OK,
             &certs::shown(&sources.tls, SystemTime::now()),
@@ -167,10 +177,26 @@ fn answer<B>(request: &Request<B>, peer: SocketAddr, sources: &Sources) -> Answe
     }
 }
 
-/// Ready with a valid certificate and the workload's own policy (DESIGN §5), until the drain.
-/// Listeners are bound before this address is served.
+async fn config(sources: &Sources) -> Answer {
+    let health = health::shown(&sources.workers).await;
+    let mut page = config::shown(&sources.snapshots.load());
+    if let Some(page) = page.as_object_mut() {
+        let resources = &sources.resources;
+        page.insert("control_plane".into(), resources::source(resources));
+        page.insert("resources".into(), resources::shown(resources));
+        page.insert("health".into(), health);
+    }
+    json_answer(StatusCode::OK, &page)
+}
+
+/// Ready when every worker accepts on every address, with a valid certificate and the workload's
+/// own policy (DESIGN §5), until the drain.
 fn ready(sources: &Sources) -> Answer {
     let mut missing = Vec::new();
+    let (present, wanted) = sources.accepting.count();
+    if present < wanted {
+        missing.push("listeners");
+    }
     match sources.tls.load().as_deref() {
         None => missing.push("certificate"),
         Some(context) if certs::expired(context, SystemTime::now()) => {

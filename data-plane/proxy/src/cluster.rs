@@ -5,6 +5,8 @@
 //! when endpoints come and go: an endpoint that stays (same address, same peer) keeps its
 //! connections, latency estimate and health.
 
+mod report;
+
 use std::{
     cell::{Ref, RefCell},
     net::SocketAddr,
@@ -28,6 +30,8 @@ use crate::{
     telemetry::{Series, SeriesKey, Telemetry},
     upstream::{Endpoint, Permits, Pool, TlsReader},
 };
+
+pub use report::EndpointReport;
 
 /// Counters of a backend's limits that span workers.
 #[derive(Debug)]

@@ -8,11 +8,14 @@
 mod backoff;
 mod certificates;
 mod discovery;
+mod disk;
 mod fold;
+mod keeper;
 mod link;
-mod subscriptions;
+mod state;
+pub(crate) mod subscriptions;
 
-use std::{net::TcpListener, sync::Arc};
+use std::{net::TcpListener, pin::Pin, sync::Arc};
 
 use anyhow::Context;
 use outrigger_model::{Authority, TrustBundle};
@@ -27,11 +30,15 @@ use crate::{
     admin,
     bootstrap::Bootstrap,
     drain::Drain,
+    listeners::{Accepting, Command},
     snapshot::{SnapshotReader, SnapshotWriter},
     telemetry::{Telemetry, logging::LogControl},
     upstream::TlsReader,
 };
+use disk::Disk;
+use keeper::Keeper;
 use link::ControlPlane;
+use subscriptions::Resources;
 
 /// What the control thread's tasks work with.
 #[derive(Debug)]
@@ -42,6 +49,8 @@ pub(crate) struct Control {
     pub(crate) tls: TlsReader,
     pub(crate) telemetry: Telemetry,
     pub(crate) drain: Drain,
+    pub(crate) accepting: Arc<Accepting>,
+    pub(crate) workers: Vec<mpsc::Sender<Command>>,
     pub(crate) started: Instant,
     pub(crate) stop: CancellationToken,
 }
@@ -76,7 +85,10 @@ impl Control {
             telemetry: self.telemetry.clone(),
             valid_until: 0,
         };
+        let resources = Resources::default();
         let discovery = discovery::Discovery {
+            resources: resources.clone(),
+            keeper: self.keeper(tasks),
             to,
             workload: self.bootstrap.workload.clone(),
             trust_domain: self.bootstrap.identity.trust_domain.clone(),
@@ -93,6 +105,9 @@ impl Control {
             tls: Arc::clone(&self.tls),
             telemetry: self.telemetry.clone(),
             drain: self.drain,
+            accepting: self.accepting,
+            workers: self.workers,
+            resources,
             log,
             mutations: self.bootstrap.file.admin_mutations,
         };
@@ -101,23 +116,31 @@ impl Control {
             .context("the admin socket cannot be used")?;
         let admin_listener = tokio::net::TcpListener::from_std(admin_listener)
             .context("the admin socket cannot be used")?;
-        let until = |stop: &CancellationToken| stop.clone().cancelled_owned();
-        let stop = until(&self.stop);
-        tasks.spawn_local(async move {
-            tokio::select! { () = certificates.run() => {}, () = stop => {} }
-        });
-        let stop = until(&self.stop);
-        tasks.spawn_local(async move {
-            tokio::select! { () = discovery.run() => {}, () = stop => {} }
-        });
-        let stop = until(&self.stop);
-        tasks.spawn_local(async move {
-            tokio::select! { () = admin::serve(admin_listener, sources) => {}, () = stop => {} }
-        });
-        let telemetry = self.telemetry;
-        let stop = self.stop;
-        tasks.spawn_local(async move { telemetry.export(stop).await });
+        let run = |task: Pin<Box<dyn Future<Output = ()>>>| {
+            let stop = self.stop.clone().cancelled_owned();
+            tasks.spawn_local(async move {
+                tokio::select! { () = task => {}, () = stop => {} }
+            });
+        };
+        run(Box::pin(certificates.run()));
+        run(Box::pin(discovery.run()));
+        run(Box::pin(admin::serve(admin_listener, sources)));
+        tasks.spawn_local(self.telemetry.export(self.stop));
         Ok(())
+    }
+}
+
+impl Control {
+    /// What keeps the configuration on local disk, and a task on `tasks` that writes it; `None`
+    /// without a `state_dir`.
+    fn keeper(&self, tasks: &TaskTracker) -> Option<Keeper> {
+        let folder = self.bootstrap.file.state_dir.as_ref()?;
+        let (workload, identity) = (&self.bootstrap.workload, &self.bootstrap.identity);
+        let disk = Disk::new(folder, workload.clone(), identity.clone());
+        let (contents, newest) = watch::channel(None);
+        let writing = disk::write_out(disk.path().to_owned(), newest, self.stop.clone());
+        tasks.spawn_local(writing);
+        Some(Keeper::new(disk, contents))
     }
 }
 

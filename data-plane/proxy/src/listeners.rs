@@ -4,12 +4,20 @@
 //! spreads connections and no accept lock is shared. A reload adds and removes addresses; what
 //! stays is not touched.
 
-use std::{collections::BTreeMap, io, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::{accept::Role, bootstrap::Bootstrap};
+use crate::{accept::Role, bootstrap::Bootstrap, worker::Health};
 
 /// Connections that wait for accept, for each socket; the kernel's own bound is 4,096.
 const BACKLOG: i32 = 1_024;
@@ -31,6 +39,51 @@ pub enum Command {
         /// The address.
         address: SocketAddr,
     },
+    /// Tell how endpoints are, at most so many of them.
+    Report {
+        /// Most endpoints.
+        most: usize,
+        /// Where to.
+        to: oneshot::Sender<Health>,
+    },
+}
+
+/// Sockets that should accept and those that do, over all workers: a part of readiness.
+#[derive(Debug, Default)]
+pub struct Accepting {
+    wanted: AtomicUsize,
+    present: AtomicUsize,
+}
+
+/// A socket that accepts, until dropped.
+#[derive(Debug)]
+pub struct Accepts(Arc<Accepting>);
+
+impl Accepting {
+    /// So many sockets should accept from now on.
+    pub fn want(&self, sockets: usize) {
+        self.wanted.store(sockets, Ordering::Relaxed);
+    }
+
+    /// One does.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> Accepts {
+        self.present.fetch_add(1, Ordering::Relaxed);
+        Accepts(Arc::clone(self))
+    }
+
+    /// How many do, of how many that should.
+    #[must_use]
+    pub fn count(&self) -> (usize, usize) {
+        let of = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        (of(&self.present), of(&self.wanted))
+    }
+}
+
+impl Drop for Accepts {
+    fn drop(&mut self) {
+        self.0.present.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// An address could not be bound.
@@ -50,6 +103,7 @@ pub struct BindError {
 #[derive(Debug, Default)]
 pub struct Listeners {
     present: BTreeMap<SocketAddr, Role>,
+    accepting: Arc<Accepting>,
 }
 
 /// The roles that a bootstrap asks for, by own address.
@@ -126,8 +180,15 @@ impl Listeners {
                 tracing::error!(worker, "a worker does not take orders");
             }
         }
+        self.accepting.want(wanted.len() * workers.len());
         self.present = wanted;
         Ok(())
+    }
+
+    /// Where readiness sees whether workers accept on all of them.
+    #[must_use]
+    pub fn accepting(&self) -> Arc<Accepting> {
+        Arc::clone(&self.accepting)
     }
 
     /// Addresses in force.

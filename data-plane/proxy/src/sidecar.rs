@@ -30,7 +30,7 @@ use crate::{
     bootstrap::Bootstrap,
     control,
     drain::Drain,
-    listeners::{Command, Listeners, wanted},
+    listeners::{Accepting, Command, Listeners, wanted},
     snapshot::{self, Snapshot},
     telemetry::{Identity, IstioMetrics, Telemetry, logging},
     worker::{Shared, SharedLimits, Worker},
@@ -85,14 +85,14 @@ async fn supervise(bootstrap: Bootstrap, path: PathBuf) -> anyhow::Result<()> {
     };
     let admin = std::net::TcpListener::bind(bootstrap.file.admin)
         .with_context(|| format!("cannot listen on {} (admin)", bootstrap.file.admin))?;
+    let mut listeners = Listeners::default();
     let workers = (0..bootstrap.file.workers)
-        .map(|index| start_worker(index, shared.clone()))
+        .map(|index| start_worker(index, shared.clone(), listeners.accepting()))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let commands: Vec<_> = workers
         .iter()
         .map(|worker| worker.commands.clone())
         .collect();
-    let mut listeners = Listeners::default();
     listeners.apply(wanted(&bootstrap), &commands)?;
 
     let tasks = TaskTracker::new();
@@ -104,6 +104,8 @@ async fn supervise(bootstrap: Bootstrap, path: PathBuf) -> anyhow::Result<()> {
         tls: Arc::clone(&shared.tls),
         telemetry,
         drain: drain.clone(),
+        accepting: listeners.accepting(),
+        workers: commands.clone(),
         started,
         stop: stop.clone(),
     };
@@ -188,7 +190,11 @@ fn downstream_max() -> u32 {
     u32::try_from(half.clamp(16, CONNECTIONS_MAX)).unwrap_or(u32::MAX)
 }
 
-fn start_worker(index: u16, shared: Shared) -> anyhow::Result<WorkerThread> {
+fn start_worker(
+    index: u16,
+    shared: Shared,
+    accepting: Arc<Accepting>,
+) -> anyhow::Result<WorkerThread> {
     let (commands, orders) = mpsc::channel(COMMANDS_MAX);
     let (report, ended) = oneshot::channel();
     // Seeds only spread load; a fixed one would make sidecars choose alike.
@@ -202,7 +208,9 @@ fn start_worker(index: u16, shared: Shared) -> anyhow::Result<WorkerThread> {
                 .event_interval(61)
                 .build_local(LocalOptions::default());
             match runtime {
-                Ok(runtime) => runtime.block_on(work(Worker::new(shared, seed), orders)),
+                Ok(runtime) => {
+                    runtime.block_on(work(Worker::new(shared, seed), orders, &accepting));
+                }
                 Err(error) => tracing::error!(%error, "a worker's runtime does not start"),
             }
             if report.send(()).is_err() {
@@ -218,7 +226,11 @@ fn start_worker(index: u16, shared: Shared) -> anyhow::Result<WorkerThread> {
 }
 
 /// A worker's life: follow orders until the drain, then wait for its tasks or the cut.
-async fn work(worker: Rc<Worker>, mut orders: mpsc::Receiver<Command>) {
+async fn work(
+    worker: Rc<Worker>,
+    mut orders: mpsc::Receiver<Command>,
+    accepting_all: &Arc<Accepting>,
+) {
     let mut accepting: HashMap<SocketAddr, CancellationToken> = HashMap::new();
     let sweeping = TaskTracker::new();
     sweeping.spawn_local(Rc::clone(&worker).sweep());
@@ -242,7 +254,11 @@ async fn work(worker: Rc<Worker>, mut orders: mpsc::Receiver<Command>) {
                             Rc::new(role),
                             stop.clone(),
                         );
-                        worker.tasks.spawn_local(accept);
+                        let accepts = accepting_all.begin();
+                        worker.tasks.spawn_local(async move {
+                            accept.await;
+                            drop(accepts);
+                        });
                         if let Some(old) = accepting.insert(address, stop) {
                             old.cancel();
                         }
@@ -254,6 +270,10 @@ async fn work(worker: Rc<Worker>, mut orders: mpsc::Receiver<Command>) {
                 if let Some(stop) = accepting.remove(&address) {
                     stop.cancel();
                 }
+            }
+            Some(Command::Report { most, to }) => {
+                // Who asked may have gone.
+                to.send(worker.health(most)).ok();
             }
             None => break,
         }

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cluster::{BackendLimits, Cluster},
+    cluster::{BackendLimits, Cluster, EndpointReport},
     drain::Drain,
     exchange::Deadline,
     http2,
@@ -98,6 +98,15 @@ impl SharedLimits {
         backends.insert(backend.clone(), Arc::downgrade(&limits));
         limits
     }
+}
+
+/// What a worker tells of the endpoints it has met.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// By backend; unhealthy endpoints first.
+    pub endpoints: Vec<(Backend, EndpointReport)>,
+    /// Healthy ones that had no room.
+    pub left_out: usize,
 }
 
 /// One worker's state.
@@ -213,6 +222,28 @@ impl Worker {
         let cluster = Cluster::new(target, limits, tls, &self.shared.telemetry);
         clusters.insert(target.backend.clone(), Rc::clone(&cluster));
         cluster
+    }
+
+    /// The health of every endpoint of a backend in use, at most `most` of them.
+    #[must_use]
+    pub fn health(&self, most: usize) -> Health {
+        let now = std::time::Instant::now();
+        let clusters = self.clusters.borrow();
+        let reports = clusters.iter().flat_map(|(backend, cluster)| {
+            let reports = cluster.report(now).into_iter();
+            reports.map(|report| (backend.clone(), report))
+        });
+        let mut endpoints: Vec<_> = reports.collect();
+        endpoints.sort_by(|(left, a), (right, b)| {
+            let key = |report: &EndpointReport| (report.is_healthy(), report.address);
+            (key(a), left).cmp(&(key(b), right))
+        });
+        let left_out = endpoints.len().saturating_sub(most);
+        endpoints.truncate(most);
+        Health {
+            endpoints,
+            left_out,
+        }
     }
 
     /// The trace context of a request that just came in.

@@ -6,10 +6,13 @@ use arc_swap::ArcSwapOption;
 use outrigger_model::{
     AccessLog, Backend, Destination, Endpoint, EndpointState, HttpAction, HttpMatch, HttpRule,
     InboundPolicy, InboundPort, Locality, MethodMatch, MtlsMode, Origin, PathMatch, Peer, Port,
-    Protocol, RouteTable, SpiffeId, SubsetName, TextMatch, Timeout, Tracing, Weight,
+    Protocol, ResourceKind, RouteTable, SpiffeId, SubsetName, TextMatch, Timeout, Tracing, Weight,
     WeightedBackend,
 };
-use outrigger_policy::route::{HttpTable, TcpTable};
+use outrigger_policy::{
+    outlier::Standing,
+    route::{HttpTable, TcpTable},
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::{
@@ -19,9 +22,12 @@ use tokio::{
 
 use super::*;
 use crate::{
+    cluster::EndpointReport,
+    control::subscriptions::Rejection,
     snapshot::{self, Lookup, Service, Snapshot, SnapshotWriter, Target, policy_of_nothing},
     telemetry::{Identity, IstioMetrics, logging},
     tls::TlsContext,
+    worker::Health,
 };
 
 /// Planted where secrets lie (T18): nowhere in an answer.
@@ -189,6 +195,10 @@ struct Rig {
     writer: SnapshotWriter,
     tls: TlsReader,
     drain: Drain,
+    accepting: Arc<Accepting>,
+    resources: Resources,
+    /// What the admin address asks the one worker.
+    orders: mpsc::Receiver<Command>,
     log: LogControl,
     _keep: Box<dyn std::any::Any>,
     _serving: JoinSet<()>,
@@ -205,11 +215,18 @@ impl Rig {
             spiffe: identity(),
         };
         let telemetry = Telemetry::new(own, IstioMetrics::Shown, std::io::sink()).unwrap();
+        let (worker, orders) = mpsc::channel(1);
+        let workers = vec![worker];
+        let accepting = Arc::<Accepting>::default();
+        let resources = Resources::default();
         let sources = Sources {
             snapshots,
             tls: Arc::clone(&tls),
             telemetry,
             drain: drain.clone(),
+            accepting: Arc::clone(&accepting),
+            workers,
+            resources: resources.clone(),
             log: log.clone(),
             mutations,
         };
@@ -222,6 +239,9 @@ impl Rig {
             writer,
             tls,
             drain,
+            accepting,
+            resources,
+            orders,
             log,
             _keep: Box::new(layer),
             _serving: serving,
@@ -279,6 +299,17 @@ async fn ready_names_what_is_missing() {
     rig.tls.store(Some(Arc::new(certificate((2999, 1, 1)).0)));
     let (status, body) = rig.get("/ready").await;
     assert_eq!((status, &body["ready"]), (200, &json!(true)));
+    rig.accepting.want(2);
+    let first = rig.accepting.begin();
+    let (status, body) = rig.get("/ready").await;
+    assert_eq!((status, &body["missing"]), (503, &json!(["listeners"])));
+    let second = rig.accepting.begin();
+    assert_eq!(rig.get("/ready").await.0, 200);
+    drop(second);
+    assert_eq!(rig.get("/ready").await.0, 503, "a worker stopped accepting");
+    rig.accepting.want(1);
+    assert_eq!(rig.get("/ready").await.0, 200, "a reload took it away");
+    drop(first);
     rig.drain.begin();
     let (status, body) = rig.get("/ready").await;
     assert_eq!((status, &body["draining"]), (503, &json!(true)));
@@ -316,6 +347,113 @@ async fn config_shows_what_workers_decide_from() {
     assert_eq!(endpoint["address"], "127.1.0.4:9000");
     assert_eq!(endpoint["peer"], identity().to_string());
     assert!(body["services"]["nowhere:1"]["missing"].is_string());
+}
+
+#[tokio::test]
+async fn config_shows_how_far_each_resource_is() {
+    let mut rig = Rig::start(false).await;
+    rig.orders.close();
+    let kind = ResourceKind::RouteTable;
+    rig.resources.with(|all| {
+        let wanted = ["a:1", "b:1", "c:1", "d:1"].map(str::to_owned).into();
+        all.update(kind, wanted);
+        all.hold(kind, "a:1".into(), "11".into());
+        all.hold(kind, "b:1".into(), "12".into());
+        let rejection = Rejection {
+            version: "13".into(),
+            reason: "RouteTable b:1: a regex".into(),
+        };
+        all.reject(kind, "b:1".into(), rejection);
+        all.release(kind, "c:1");
+    });
+    let (_, body) = rig.get("/config").await;
+    let rejected = json!({ "version": "13", "reason": "RouteTable b:1: a regex" });
+    assert_eq!(
+        body["resources"]["RouteTable"],
+        json!({
+            "a:1": { "applied": "11" },
+            "b:1": { "applied": "12", "rejected": rejected },
+            "c:1": { "missing": true },
+            "d:1": { "pending": true },
+        })
+    );
+    assert_eq!(body["resources"]["TrustBundle"], json!({}));
+    let nowhere = json!({ "connected": false, "restored_from_disk": null });
+    assert_eq!(body["control_plane"], nowhere);
+    assert_eq!(body["health"]["workers_without_answer"], json!([0]));
+
+    rig.resources.source_is(|source| {
+        source.connected = true;
+        source.restored = Some(std::time::UNIX_EPOCH);
+    });
+    let (_, body) = rig.get("/config").await;
+    let restored = json!({ "connected": true, "restored_from_disk": "1970-01-01T00:00:00.000Z" });
+    assert_eq!(body["control_plane"], restored);
+}
+
+#[tokio::test]
+async fn config_asks_workers_how_endpoints_are() {
+    let mut rig = Rig::start(false).await;
+    let answer = async |rig: &mut Rig| {
+        let Some(Command::Report { to, most }) = rig.orders.recv().await else {
+            panic!("it asks for nothing else");
+        };
+        assert!(most > 100);
+        let report = |port: u16, standing| {
+            let report = EndpointReport {
+                address: ([127, 1, 0, 4], port).into(),
+                standing,
+                outstanding: 3,
+                latency: Some(0.012_5),
+            };
+            (backend("v2"), report)
+        };
+        let ejected = Standing::Ejected {
+            left: Duration::from_millis(1_500),
+            times: 2,
+        };
+        let healthy = Standing::Healthy {
+            server_errors: 4,
+            gateway_errors: 1,
+        };
+        let endpoints = vec![report(9_000, ejected), report(9_001, healthy)];
+        let health = Health {
+            endpoints,
+            left_out: 7,
+        };
+        to.send(health).unwrap();
+    };
+    let address = rig.address;
+    let (body, ()) = tokio::join!(
+        async {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = b"GET /config HTTP/1.1\r\nhost: localhost\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            let (_, body) = text.split_once("\r\n\r\n").unwrap();
+            serde_json::from_str::<Value>(body).unwrap()
+        },
+        answer(&mut rig)
+    );
+    let health = &body["health"];
+    assert_eq!(health["workers_without_answer"], json!([]));
+    assert_eq!(
+        (&health["ejected"], &health["left_out"]),
+        (&json!(1), &json!(7))
+    );
+    let endpoints = &health["backends"]["shop/payments:9000 subset v2"];
+    let ejected = &endpoints["127.1.0.4:9000"][0];
+    assert_eq!(ejected["state"], "ejected");
+    assert_eq!(ejected["ejected_for_ms"], 1_500);
+    assert_eq!(ejected["ejections_in_a_row"], 2);
+    let healthy = &endpoints["127.1.0.4:9001"][0];
+    assert_eq!(healthy["server_errors_in_a_row"], 4);
+    assert_eq!(healthy["latency_ms"], 12.5);
+    assert_eq!(
+        (&healthy["worker"], &healthy["outstanding"]),
+        (&json!(0), &json!(3))
+    );
 }
 
 #[tokio::test]

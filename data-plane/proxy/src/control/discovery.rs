@@ -1,20 +1,18 @@
 //! The discovery stream: subscribe on demand, apply whole, ACK or NACK, connect again.
 //!
 //! One response is applied at a time, between two polls of the stream. The fold outlives streams:
-//! a new one opens with the versions held and receives only what differs (DESIGN §4).
+//! a new one opens with the versions held and receives only what differs (DESIGN §4). So does the
+//! first of a process that found its last good configuration on local disk ([`super::disk`]).
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use outrigger_model::{Authority, ResourceKind, TrustBundle, TrustDomain, WorkloadName};
-use outrigger_proto::{
-    codec,
-    wire::{
-        discovery::{
-            DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node,
-            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
-        },
-        rpc::Status,
+use outrigger_proto::wire::{
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
     },
+    rpc::Status,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -24,9 +22,11 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     backoff::Backoff,
-    fold::{Fold, Received, Rejected, prepare},
+    fold::Fold,
+    keeper::Keeper,
     link::{self, ControlPlane},
-    subscriptions::Subscriptions,
+    state::State,
+    subscriptions::Resources,
 };
 use crate::{snapshot::SnapshotWriter, telemetry::Telemetry, upstream::TlsReader};
 
@@ -55,6 +55,10 @@ pub(super) struct Discovery {
     pub(super) trust: watch::Sender<Option<Arc<TrustBundle>>>,
     pub(super) telemetry: Telemetry,
     pub(super) started: Instant,
+    /// For the admin address.
+    pub(super) resources: Resources,
+    /// `None` without a `state_dir`.
+    pub(super) keeper: Option<Keeper>,
 }
 
 /// Why a stream ended.
@@ -78,23 +82,21 @@ struct Stream {
     responses: tonic::Streaming<DeltaDiscoveryResponse>,
 }
 
-/// What outlives streams.
-#[derive(Default)]
-struct State {
-    fold: Fold,
-    subscriptions: Subscriptions,
-}
-
 impl Discovery {
     /// Runs until dropped.
     pub(super) async fn run(mut self) {
-        let mut state = State::default();
-        self.subscribe_own(&mut state);
+        let mut state = State {
+            fold: Fold::default(),
+            subscriptions: self.resources.clone(),
+            keeper: self.keeper.take(),
+        };
+        self.subscribe_own(&state);
+        self.restore(&mut state);
         let mut backoff = Backoff::default();
         loop {
             let begun = Instant::now();
             let Err(error) = self.stream(&mut state).await;
-            self.telemetry.discovery_connected(false);
+            self.connected(&state, false);
             // A stream that worked for a while starts the backoff anew.
             if begun.elapsed() > Duration::from_secs(10) {
                 backoff.reset();
@@ -119,18 +121,59 @@ impl Discovery {
                     }
                     None => return until.await,
                 },
+                () = state.due() => state.save(),
             }
         }
     }
 
-    fn subscribe_own(&self, state: &mut State) {
+    fn connected(&self, state: &State, connected: bool) {
+        self.telemetry.discovery_connected(connected);
+        state
+            .subscriptions
+            .source_is(|source| source.connected = connected);
+    }
+
+    /// Begins with what local disk has: workers decide from it before the control plane answers.
+    fn restore(&self, state: &mut State) {
+        let Some(disk) = state.keeper.as_ref().map(|keeper| keeper.disk().clone()) else {
+            return;
+        };
+        let file = disk.path().display();
+        let saved = match disk.read() {
+            Ok(Some(saved)) => saved,
+            Ok(None) => return,
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%file, %error, cause, "the configuration kept on disk is ignored");
+                return;
+            }
+        };
+        let (at, resources, used) = (saved.at, saved.resources.len(), saved.used.len());
+        match state.take_back(saved) {
+            Ok(()) => {
+                let age = at.elapsed().unwrap_or_default();
+                tracing::info!(%file, resources, used, ?age, "configuration restored from disk");
+                state
+                    .subscriptions
+                    .source_is(|source| source.restored = Some(at));
+                self.publish(state);
+            }
+            Err(rejected) => {
+                tracing::warn!(%file, error = %rejected, "the configuration kept on disk is ignored");
+            }
+        }
+    }
+
+    fn subscribe_own(&self, state: &State) {
         let own = [
             (ResourceKind::MeshSettings, "mesh".to_owned()),
             (ResourceKind::TrustBundle, self.trust_domain.to_string()),
             (ResourceKind::InboundPolicy, self.workload.to_string()),
         ];
         for (kind, name) in own {
-            state.subscriptions.update(kind, BTreeSet::from([name]));
+            state
+                .subscriptions
+                .with(|all| all.update(kind, BTreeSet::from([name])));
         }
     }
 
@@ -144,7 +187,7 @@ impl Discovery {
             return Err(StreamError::NoCertificate);
         }
         let mut stream = self.open(state).await?;
-        self.telemetry.discovery_connected(true);
+        self.connected(state, true);
         tracing::info!(control_plane = %self.to.address, "discovery connected");
         let mut forget = interval(FORGET_INTERVAL);
         loop {
@@ -166,6 +209,7 @@ impl Discovery {
                     }
                 }
                 _ = forget.tick() => self.forget(state, &stream)?,
+                () = state.due() => state.save(),
             }
         }
     }
@@ -186,10 +230,10 @@ impl Discovery {
             ResourceKind::EndpointShard,
         ] {
             let wanted = state.fold.wanted(kind);
-            state.subscriptions.update(kind, wanted);
+            state.subscriptions.with(|all| all.update(kind, wanted));
         }
         for kind in ResourceKind::ALL {
-            let opening = state.subscriptions.opening(kind);
+            let opening = state.subscriptions.with(|all| all.opening(kind));
             let request = DeltaDiscoveryRequest {
                 node: Some(Node {
                     id: self.workload.to_string(),
@@ -229,7 +273,7 @@ impl Discovery {
             response_nonce: response.nonce.clone(),
             ..DeltaDiscoveryRequest::default()
         };
-        match take_in(state, response) {
+        match state.take_in(response) {
             Ok(()) => {
                 stream
                     .requests
@@ -258,6 +302,9 @@ impl Discovery {
     }
 
     fn publish(&self, state: &mut State) {
+        if let Some(keeper) = &mut state.keeper {
+            keeper.changed(Instant::now());
+        }
         if let Some(snapshot) = state.fold.snapshot() {
             self.telemetry.configuration(snapshot.number);
             self.telemetry.configure(&snapshot.settings);
@@ -286,44 +333,6 @@ impl Discovery {
     }
 }
 
-/// Decodes, checks, applies. Nothing changes on an error.
-fn take_in(state: &mut State, response: DeltaDiscoveryResponse) -> Result<(), Rejected> {
-    let Some(kind) = ResourceKind::from_type_url(&response.type_url) else {
-        return Err(Rejected {
-            name: response.type_url,
-            reason: "unknown resource type".into(),
-        });
-    };
-    let mut held = Vec::with_capacity(response.resources.len());
-    let mut received = Vec::with_capacity(response.resources.len());
-    for resource in response.resources {
-        let value = resource.resource.map(|any| any.value).unwrap_or_default();
-        let decoded = codec::decode(kind, &value).map_err(|error| Rejected {
-            name: format!("{} {}", kind.as_str(), resource.name),
-            reason: error.to_string(),
-        })?;
-        // Under every name it is subscribed by: a resume claims what it asks for.
-        for alias in &resource.aliases {
-            held.push((alias.clone(), resource.version.clone()));
-        }
-        held.push((decoded.name().to_string(), resource.version));
-        received.push(Received {
-            resource: decoded,
-            aliases: resource.aliases,
-        });
-    }
-    let prepared = prepare(received)?;
-    for name in &response.removed_resources {
-        state.fold.remove(kind, name);
-        state.subscriptions.release(kind, name);
-    }
-    state.fold.apply(prepared);
-    for (name, version) in held {
-        state.subscriptions.hold(kind, name, version);
-    }
-    Ok(())
-}
-
 /// Tells the server what is wanted now and was not, and the other way round.
 fn subscribe(state: &mut State, stream: &Stream) -> Result<(), StreamError> {
     for kind in [
@@ -332,12 +341,15 @@ fn subscribe(state: &mut State, stream: &Stream) -> Result<(), StreamError> {
         ResourceKind::EndpointShard,
     ] {
         let wanted = state.fold.wanted(kind);
-        let Some(change) = state.subscriptions.update(kind, wanted) else {
+        let fold = &state.fold;
+        let change = state.subscriptions.with(|all| {
+            let change = all.update(kind, wanted)?;
+            all.retain(kind, |name| fold.holds(kind, name));
+            Some(change)
+        });
+        let Some(change) = change else {
             continue;
         };
-        state
-            .subscriptions
-            .retain(kind, |name| state.fold.holds(kind, name));
         let request = DeltaDiscoveryRequest {
             type_url: kind.type_url().into(),
             resource_names_subscribe: change.subscribe,

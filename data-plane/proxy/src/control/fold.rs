@@ -306,6 +306,26 @@ impl Fold {
         }
     }
 
+    /// What the application uses and has a service for, and which destination that is.
+    pub(super) fn used(&self) -> impl Iterator<Item = (&str, &DestinationName)> {
+        self.demanded.iter().filter_map(|(text, demanded)| {
+            match (&demanded.resolved, &demanded.service) {
+                (Resolved::Name(name), Some(_)) => Some((&**text, name)),
+                (Resolved::Name(_) | Resolved::Unknown | Resolved::Missing, _) => None,
+            }
+        })
+    }
+
+    /// Whether every table received is in force, with all that it names.
+    #[must_use]
+    pub(super) fn is_settled(&self) -> bool {
+        let mut backends = self
+            .tables
+            .values()
+            .flat_map(|table| table.source.backends());
+        backends.all(|backend| self.is_complete(backend))
+    }
+
     /// The roots, once they arrived.
     #[must_use]
     pub(super) fn trust(&self) -> Option<&Arc<TrustBundle>> {
@@ -531,4 +551,4 @@ fn target(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -23,7 +23,7 @@ fn backend(service: &str) -> Backend {
     }
 }
 
-fn destination(service: &str, shards: u16) -> Received {
+pub(in crate::control) fn destination(service: &str, shards: u16) -> Received {
     let resource = Resource::Destination(Destination {
         name: name(service),
         hosts: vec![format!("{service}.shop.svc.cluster.local").parse().unwrap()],
@@ -39,7 +39,7 @@ fn destination(service: &str, shards: u16) -> Received {
     }
 }
 
-fn shard(service: &str, index: u16, addresses: &[&str]) -> Received {
+pub(in crate::control) fn shard(service: &str, index: u16, addresses: &[&str]) -> Received {
     let endpoint = |address: &&str| Endpoint {
         address: address.parse().unwrap(),
         weight: Weight::ONE,
@@ -61,7 +61,7 @@ fn shard(service: &str, index: u16, addresses: &[&str]) -> Received {
     }
 }
 
-fn table(service: &str, to: &[&str]) -> Received {
+pub(in crate::control) fn table(service: &str, to: &[&str]) -> Received {
     let weighted = |service: &&str| WeightedBackend {
         weight: Weight::ONE,
         backend: backend(service),
@@ -99,7 +99,7 @@ fn table(service: &str, to: &[&str]) -> Received {
     }
 }
 
-fn settings() -> Received {
+pub(in crate::control) fn settings() -> Received {
     let mut settings = MeshSettings::defaults(TrustDomain::parse("cluster.local").unwrap());
     settings.access_log = AccessLog::Off;
     Received {
