@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use outrigger_model::{Backend, EndpointState, Origin};
@@ -20,7 +20,7 @@ use outrigger_policy::{
     admission::{Admission, Permit},
     balance::{Balancer, EndpointLoad},
     budget::Budget,
-    outcome::AttemptOutcome,
+    outcome::{AttemptOutcome, Verdict},
     outlier::{Action, Detector, EndpointHealth, Role},
     retry::{self, Decision, Failed},
 };
@@ -218,27 +218,27 @@ impl Cluster {
         })
     }
 
-    /// A try ended, as far as health and latency are concerned: at its response head or failure.
-    /// Returns an ejection or a return that followed from it.
-    pub fn finish(&self, picked: &Picked, outcome: AttemptOutcome, now: Instant) -> Option<Action> {
+    /// A try came to its response head or failure: what the balancer's estimate is made of.
+    fn note_latency(&self, picked: &Picked, outcome: AttemptOutcome, now: Instant) {
+        let mut state = self.state.borrow_mut();
+        let State { members, loads, .. } = &mut *state;
+        if let Some(index) = index_of(members, &picked.endpoint)
+            && let Some(load) = loads.get_mut(index)
+        {
+            load.on_end(now.saturating_duration_since(picked.begun), outcome, now);
+        }
+    }
+
+    /// What an outcome says of the endpoint's health. Returns an ejection or a return that
+    /// followed from it.
+    fn judge(&self, picked: &Picked, outcome: AttemptOutcome, now: Instant) -> Option<Action> {
         let mut state = self.state.borrow_mut();
         let State {
-            members,
-            loads,
-            detector,
-            ..
+            members, detector, ..
         } = &mut *state;
         let address = picked.endpoint.address;
-        let index = members
-            .binary_search_by_key(&address, |member| member.endpoint.address)
-            .ok()?;
+        let index = index_of(members, &picked.endpoint)?;
         let member = members.get_mut(index)?;
-        // Removed and added again meanwhile: the new one has a record of its own.
-        if !Rc::ptr_eq(&member.endpoint, &picked.endpoint) {
-            return None;
-        }
-        let latency = now.saturating_duration_since(picked.begun);
-        loads.get_mut(index)?.on_end(latency, outcome, now);
         let action = detector.on_end(&mut member.health, picked.role, outcome.verdict(), now)?;
         match action {
             Action::Ejected { duration, times } => {
@@ -329,12 +329,28 @@ impl State {
     }
 }
 
-/// Ends an attempt's account when its future is dropped before it said how it went: the client
-/// left, which says nothing about the endpoint.
+/// Where an endpoint stands. One that was removed and added again meanwhile is another: it has a
+/// record of its own.
+fn index_of(members: &[Member], endpoint: &Rc<Endpoint>) -> Option<usize> {
+    let index = members
+        .binary_search_by_key(&endpoint.address, |member| member.endpoint.address)
+        .ok()?;
+    let member = members.get(index)?;
+    Rc::ptr_eq(&member.endpoint, endpoint).then_some(index)
+}
+
+/// The account of one try: its latency is told once, at the response head or the failure; its
+/// health when that is certain, which for a good head is the end of the answer.
+///
+/// A good head counts at once only for a probe of an ejected endpoint, which would else wait for
+/// the end of a stream. Dropped before it was told anything, it says that the client left, which
+/// says nothing about the endpoint; dropped after a good head, it stands by that.
 #[derive(Debug)]
 pub struct Account {
     cluster: Rc<Cluster>,
     picked: Option<Picked>,
+    /// A good head whose answer is not through.
+    head: Option<AttemptOutcome>,
 }
 
 impl Account {
@@ -344,25 +360,61 @@ impl Account {
         Self {
             cluster: Rc::clone(cluster),
             picked: Some(picked),
+            head: None,
         }
     }
 
-    /// How it went. Returns what the outlier detector did.
-    pub fn close(mut self, outcome: AttemptOutcome) -> (Option<Action>, Duration) {
+    /// The response head came. A head that is a failure is judged now, and whatever follows it
+    /// is not counted again.
+    pub fn answered(&mut self, head: AttemptOutcome) {
         let now = Instant::now();
-        let Some(picked) = self.picked.take() else {
-            return (None, Duration::ZERO);
+        let Some(picked) = &mut self.picked else {
+            return;
         };
-        let action = self.cluster.finish(&picked, outcome, now);
-        (action, now.saturating_duration_since(picked.begun))
+        self.cluster.note_latency(picked, head, now);
+        let good = head.verdict() == Verdict::Success;
+        if picked.role == Role::Probe || !good {
+            self.cluster.judge(picked, head, now);
+            // What follows of the same answer is no probe any more.
+            picked.role = Role::Regular;
+        }
+        if good {
+            self.head = Some(head);
+        } else {
+            self.picked = None;
+        }
+    }
+
+    /// The answer is through, or broke off: `end` is what that says beyond the head.
+    pub fn ended(mut self, end: Option<AttemptOutcome>) {
+        if let (Some(picked), Some(head)) = (self.picked.take(), self.head.take()) {
+            self.cluster
+                .judge(&picked, end.unwrap_or(head), Instant::now());
+        }
+    }
+
+    /// The try failed, or all there is to know of it is known.
+    pub fn close(mut self, outcome: AttemptOutcome) {
+        if let Some(picked) = self.picked.take() {
+            let now = Instant::now();
+            self.cluster.note_latency(&picked, outcome, now);
+            self.cluster.judge(&picked, outcome, now);
+        }
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        if let Some(picked) = self.picked.take() {
-            self.cluster
-                .finish(&picked, AttemptOutcome::DownstreamGone, Instant::now());
+        let Some(picked) = self.picked.take() else {
+            return;
+        };
+        let now = Instant::now();
+        if let Some(head) = self.head {
+            self.cluster.judge(&picked, head, now);
+        } else {
+            let gone = AttemptOutcome::DownstreamGone;
+            self.cluster.note_latency(&picked, gone, now);
+            self.cluster.judge(&picked, gone, now);
         }
     }
 }

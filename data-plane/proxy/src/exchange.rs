@@ -209,6 +209,17 @@ pub enum DeliveryEnd {
 }
 
 impl Delivery {
+    /// Why it did not end as it should; `None` where it did, or the client left.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        match self.end {
+            DeliveryEnd::Complete | DeliveryEnd::DownstreamClosed => None,
+            DeliveryEnd::UpstreamReset => Some(Reason::UpstreamResetInResponse),
+            DeliveryEnd::Idle => Some(Reason::StreamIdle),
+            DeliveryEnd::DeadlinePassed => Some(Reason::RequestTimeout),
+        }
+    }
+
     /// The status for the record: 0 when the client left before the answer was through.
     #[must_use]
     pub fn status(&self, sent: u16) -> u16 {

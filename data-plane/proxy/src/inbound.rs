@@ -195,7 +195,7 @@ impl Inbound {
             security,
             status: delivery.status(answered.status),
             grpc_status: delivery.grpc_status,
-            reason: refusal.map(|refusal| refusal.reason),
+            reason: refusal.map(|refusal| refusal.reason).or(delivery.reason()),
             detail: refusal.map_or("", |refusal| &refusal.detail),
             origin: refusal.and_then(|refusal| refusal.origin.as_ref()),
             attempts: 1,

@@ -40,6 +40,11 @@ pub enum Reason {
     NoCertificate,
     /// The upstream closed or reset before a response head.
     UpstreamReset,
+    /// The upstream broke off inside its response: what the client has is not whole. The status
+    /// and head were passed on before.
+    UpstreamResetInResponse,
+    /// Nothing moved for five minutes while a response was streaming; it was broken off.
+    StreamIdle,
     /// The upstream's response breaks HTTP.
     UpstreamProtocol,
     /// Route timeout or the caller's `grpc-timeout`.
@@ -70,7 +75,7 @@ impl Reason {
     pub const ALL: &'static [(Self, &'static str)] = &[
         (
             Self::BadRequest("bad-request"),
-            "the request head or body framing breaks HTTP; the slug names how (`bare-lf`, `length-and-chunked`, …)",
+            "the request head or body framing breaks HTTP; the slug names how (`bare-lf`, `length-and-encoding`, …)",
         ),
         (
             Self::HeadTooLarge,
@@ -126,6 +131,14 @@ impl Reason {
             Self::UpstreamReset,
             "the endpoint broke off before answering",
         ),
+        (
+            Self::UpstreamResetInResponse,
+            "the endpoint broke off inside its answer: what the client has is not whole",
+        ),
+        (
+            Self::StreamIdle,
+            "nothing moved for 5 min inside an answer, which was broken off",
+        ),
         (Self::UpstreamProtocol, "the endpoint's answer breaks HTTP"),
         (
             Self::RequestTimeout,
@@ -176,6 +189,8 @@ impl Reason {
             Self::HandshakeFailed => "handshake-failed",
             Self::NoCertificate => "no-certificate",
             Self::UpstreamReset => "upstream-reset",
+            Self::UpstreamResetInResponse => "upstream-reset-in-response",
+            Self::StreamIdle => "stream-idle",
             Self::UpstreamProtocol => "upstream-protocol",
             Self::RequestTimeout => "request-timeout",
             Self::PerTryTimeout => "per-try-timeout",
@@ -190,6 +205,13 @@ impl Reason {
         }
     }
 
+    /// Whether it ends an answer that has begun: then the status is the one already sent, and no
+    /// header can name the reason.
+    #[must_use]
+    pub fn is_inside_answer(self) -> bool {
+        matches!(self, Self::UpstreamResetInResponse | Self::StreamIdle)
+    }
+
     /// HTTP status of the answer.
     #[must_use]
     pub fn status(self) -> u16 {
@@ -202,8 +224,8 @@ impl Reason {
             Self::NoRoute => 404,
             Self::Redirect => 302,
             Self::RouteInvalid | Self::BackendInvalid | Self::Internal => 500,
-            Self::NoService | Self::UpstreamProtocol => 502,
-            Self::RequestTimeout | Self::PerTryTimeout => 504,
+            Self::NoService | Self::UpstreamProtocol | Self::UpstreamResetInResponse => 502,
+            Self::RequestTimeout | Self::PerTryTimeout | Self::StreamIdle => 504,
             Self::PlaintextRefused => 403,
             Self::DiscoveryTimeout
             | Self::NoEndpoint
@@ -224,7 +246,7 @@ impl Reason {
     #[must_use]
     pub fn grpc_status(self) -> u8 {
         match self {
-            Self::RequestTimeout | Self::PerTryTimeout => 4,
+            Self::RequestTimeout | Self::PerTryTimeout | Self::StreamIdle => 4,
             Self::PlaintextRefused => 7,
             Self::HeadTooLarge | Self::PendingFull | Self::PendingTimeout | Self::RequestsFull => 8,
             Self::NotImplemented(_) | Self::NoRoute | Self::HttpVersion | Self::Redirect => 12,
@@ -238,6 +260,7 @@ impl Reason {
             | Self::HandshakeFailed
             | Self::NoCertificate
             | Self::UpstreamReset
+            | Self::UpstreamResetInResponse
             | Self::UpstreamProtocol
             | Self::RetriesExhausted
             | Self::ApplicationUnavailable
@@ -337,11 +360,15 @@ mod tests {
     #[test]
     fn docs_reasons_is_the_code() {
         let mut page = String::from(
-            "# Reasons\n\nEvery answer that the mesh itself makes carries `x-outrigger-reason: SLUG; DETAIL; by OBJECT FIELD`.\nThe same slug is in the access log (`reason`) and in metrics. For gRPC the status travels in `grpc-status`.\n\n| slug | HTTP | gRPC | meaning |\n| --- | --- | --- | --- |\n",
+            "# Reasons\n\nEvery answer that the mesh itself makes carries `x-outrigger-reason: SLUG; DETAIL; by OBJECT FIELD`.\nThe same slug is in the access log (`reason`) and in metrics. For gRPC the status travels in `grpc-status`.\nAn answer that is broken off after its head keeps the status that was sent (`as sent`): its reason is in log and metrics only.\n\n| slug | HTTP | gRPC | meaning |\n| --- | --- | --- | --- |\n",
         );
         for (reason, about) in Reason::ALL {
             let (slug, status, grpc) = (reason.slug(), reason.status(), reason.grpc_status());
-            writeln!(page, "| `{slug}` | {status} | {grpc} | {about} |").unwrap();
+            if reason.is_inside_answer() {
+                writeln!(page, "| `{slug}` | as sent | as sent | {about} |").unwrap();
+            } else {
+                writeln!(page, "| `{slug}` | {status} | {grpc} | {about} |").unwrap();
+            }
         }
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reasons.md");
         if std::env::var_os("UPDATE_DOCS").is_some() {

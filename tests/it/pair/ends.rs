@@ -166,6 +166,49 @@ fn a_broken_answer_is_not_passed_off_as_whole() {
             let mut client = Client::connect(&mesh, outbound, Http::One).await;
             assert!(client.try_send(get(path)).await.is_err(), "{path}");
         }
+        let broken = [
+            "reason=\"upstream-reset-in-response\"",
+            "response_code=\"200\"",
+        ];
+        let failed = ["outcome=\"failure\""];
+        for side in [&mesh.client, &mesh.server] {
+            eventually("both sidecars count failures", || {
+                side.metric("outrigger_requests_total", &broken) == 2
+                    && side.metric("outrigger_request_duration_seconds_count", &failed) == 2
+            })
+            .await;
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_whose_answers_break_off_is_ejected() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, async |mut stream| {
+            until(&mut stream, "\r\n\r\n").await;
+            let half = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf";
+            say(&mut stream, half).await;
+        })
+        .await;
+        let outbound = through(&mesh, app, |plan| {
+            plan.policy(|policy| {
+                policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(3));
+                policy.outlier.base_ejection = Duration::from_secs(60);
+                policy.outlier.max_ejection = Duration::from_secs(60);
+            })
+        })
+        .await;
+        for _ in 0..3 {
+            let mut client = Client::connect(&mesh, outbound, Http::One).await;
+            assert!(client.try_send(get("/")).await.is_err());
+        }
+        eventually("it is ejected", || {
+            mesh.client.metric("outrigger_ejections_total", &[]) == 1
+        })
+        .await;
+        let reply = once(&mesh, outbound, get("/")).await;
+        assert!(reply.reason().starts_with("no-endpoint"), "{reply:?}");
     });
 }
 

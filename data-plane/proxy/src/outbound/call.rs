@@ -44,6 +44,8 @@ pub(super) struct Call {
     pub(super) series: Option<Rc<Series>>,
     /// Endpoint of the last try.
     pub(super) endpoint: Option<Rc<Endpoint>>,
+    /// The account of the try whose answer is being delivered.
+    account: Option<Account>,
     /// Endpoints tried, in order.
     pub(super) tried: SmallVec<[SocketAddr; 4]>,
     /// Its place among the backend's requests in flight.
@@ -67,6 +69,7 @@ impl Call {
             changes: None,
             series: None,
             endpoint: None,
+            account: None,
             tried: SmallVec::new(),
             place: None,
             retry_place: None,
@@ -101,13 +104,15 @@ impl Call {
         u8::try_from(self.tried.len().saturating_sub(1)).unwrap_or(u8::MAX)
     }
 
-    /// One try, its outcome fed to the endpoint's account.
+    /// One try, its outcome told to the endpoint's account. That of an answer stays open until the
+    /// answer is through: it may yet break off, or end with a gRPC status that is a failure.
     pub(super) async fn attempt<E: Exchange>(
         &mut self,
         exchange: &mut E,
-        account: Account,
+        mut account: Account,
         rule: &CompiledRule,
     ) -> Result<ResponseHead, AttemptFailure> {
+        self.account = None;
         let Some(endpoint) = self.endpoint.clone() else {
             return Err(AttemptFailure::new(Kind::Connect, "no endpoint"));
         };
@@ -130,7 +135,13 @@ impl Call {
             None => trying.await,
         };
         self.retry_place = None;
-        account.close(self.outcome(&result));
+        let outcome = self.outcome(&result);
+        if result.is_ok() {
+            account.answered(outcome);
+            self.account = Some(account);
+        } else {
+            account.close(outcome);
+        }
         result
     }
 
@@ -230,7 +241,11 @@ impl Call {
         let refusal = match answer {
             Ok(head) => {
                 self.status = head.status;
-                return self.deliver(exchange).await;
+                let delivery = self.deliver(exchange).await;
+                if let Some(account) = self.account.take() {
+                    account.ended(self.broken(&delivery));
+                }
+                return delivery;
             }
             Err(refusal) => refusal,
         };
@@ -238,6 +253,24 @@ impl Call {
         let delivery = exchange.refuse(&refusal).await;
         self.refusal = Some(refusal);
         delivery
+    }
+
+    /// What the end of an answer says of the endpoint beyond its head. Deadline and idleness say
+    /// nothing: it may be the client that does not read. In a tunnel (101) the protocol is the
+    /// application's own, and so is the way to end it.
+    fn broken(&self, delivery: &Delivery) -> Option<AttemptOutcome> {
+        match delivery.end {
+            DeliveryEnd::UpstreamReset if self.status != 101 => {
+                Some(AttemptOutcome::ResetAfterHead)
+            }
+            DeliveryEnd::Complete => delivery
+                .grpc_status
+                .map(|code| AttemptOutcome::Grpc { code }),
+            DeliveryEnd::UpstreamReset
+            | DeliveryEnd::DownstreamClosed
+            | DeliveryEnd::Idle
+            | DeliveryEnd::DeadlinePassed => None,
+        }
     }
 
     async fn deliver<E: Exchange>(&self, exchange: &mut E) -> Delivery {
@@ -271,7 +304,6 @@ impl Call {
     pub(super) fn account<E: Exchange>(&self, exchange: &E, delivery: &Delivery, worker: &Worker) {
         let request = exchange.request();
         let refusal = self.refusal.as_ref();
-        let late = delivery.end == DeliveryEnd::DeadlinePassed;
         let reason = refusal.map(|refusal| refusal.reason);
         let endpoint = self.endpoint.as_ref();
         let record = RequestRecord {
@@ -290,7 +322,7 @@ impl Call {
             security: self.security(),
             status: delivery.status(self.status),
             grpc_status: delivery.grpc_status,
-            reason: reason.or(late.then_some(Reason::RequestTimeout)),
+            reason: reason.or(delivery.reason()),
             detail: refusal.map_or("", |refusal| &refusal.detail),
             origin: refusal
                 .and_then(|refusal| refusal.origin.as_ref())

@@ -572,7 +572,8 @@ fn flags(outcome: OutcomeKey) -> &'static str {
         | Reason::HandshakeFailed
         | Reason::NoCertificate
         | Reason::ApplicationUnavailable => "UF",
-        Reason::UpstreamReset => "UC",
+        Reason::UpstreamReset | Reason::UpstreamResetInResponse => "UC",
+        Reason::StreamIdle => "SI",
         Reason::UpstreamProtocol => "UPE",
         Reason::RequestTimeout | Reason::PerTryTimeout => "UT",
         Reason::RetriesExhausted => "URX",
