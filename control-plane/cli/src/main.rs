@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use outrigger_proxy::bootstrap::Source;
 
 use args::{Arguments, Command};
 
@@ -47,7 +48,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             if let Some(parent) = parent {
                 launch::end_with(parent)?;
             }
-            outrigger_proxy::sidecar::run(&bootstrap)?;
+            outrigger_proxy::sidecar::run(&Source::File(bootstrap))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Launch { parent, command } => {

@@ -158,10 +158,7 @@ impl Aliases {
         ports: Vec<Port>,
     ) {
         self.remove(name);
-        // A virtual address of IPv6 cannot be written as a host name yet.
-        let vips = vips
-            .iter()
-            .filter_map(|vip| Hostname::parse(&vip.to_string()).ok());
+        let vips = vips.iter().copied().map(Hostname::from);
         let hosts: Vec<Hostname> = hosts.into_iter().chain(vips).collect();
         let owner = Owner {
             is_entry,

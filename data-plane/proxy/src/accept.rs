@@ -4,6 +4,7 @@
 //! accepted by then are still served. Out of file descriptors it
 //! pauses briefly and goes on; at the bound on connections (DEF-18) it waits for one to end.
 
+mod captured;
 mod inbound;
 mod outbound;
 
@@ -33,6 +34,9 @@ pub enum Role {
         /// Where the application listens.
         application: SocketAddr,
     },
+    /// What the kernel redirected here (`outrigger-redirect`): where a connection was going says what
+    /// it is. With the ports of both such listeners.
+    Captured(Direction, [u16; 2]),
 }
 
 /// Accepts until the drain begins or `stop` is cancelled.
@@ -122,6 +126,7 @@ fn start(
         let direction = match *role {
             Role::Destination(_) | Role::ForwardProxy => Direction::Outbound,
             Role::Inbound { .. } => Direction::Inbound,
+            Role::Captured(direction, _) => direction,
         };
         worker.shared.telemetry.connection_opened(direction);
         let cut = worker.shared.drain.clone();
@@ -134,6 +139,10 @@ fn start(
                 Role::Inbound { port, application } => {
                     inbound::connection(&worker, stream, client, *port, *application).await;
                 }
+                Role::Captured(direction, ports) => {
+                    let client = canonical(client);
+                    captured::connection(&worker, stream, client, (*direction, *ports)).await;
+                }
             }
         };
         tokio::select! {
@@ -142,4 +151,9 @@ fn start(
         }
         worker.shared.telemetry.connection_closed(direction);
     });
+}
+
+/// IPv4 as IPv4, though the socket is one of IPv6; without scope and flow.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -10,6 +10,10 @@
 //! | `/log` | the level of the process's log |
 //! | `POST`, `PUT /log?level=…` | changes it, where that is allowed |
 //!
+//! The health address ([`Surface::Health`]) has the first two and the application's probes,
+//! `/app-health/NAME`, alone. `/metrics` carries the application's own page behind the sidecar's
+//! where the bootstrap says so.
+//!
 //! It can be reached by other pods, by a request forged on a server, and by a browser (threat
 //! model; DEF-40). So: nothing secret is in any answer, keys are nowhere in reach of this module;
 //! nothing changes unless the bootstrap allows it *and* the peer is on loopback, names a loopback
@@ -18,6 +22,7 @@
 //!
 //! Bounds: [`CONNECTIONS_MAX`], one request each, [`CONNECTION_TIME`] in all.
 
+pub mod application;
 mod certs;
 mod config;
 mod guard;
@@ -43,6 +48,8 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+
+use application::Application;
 
 use crate::{
     control::subscriptions::Resources,
@@ -88,15 +95,25 @@ pub struct Sources {
     pub workers: Vec<mpsc::Sender<Command>>,
     /// Versions applied, refused and awaited.
     pub resources: Resources,
+    /// The application beside the sidecar.
+    pub application: Application,
     /// The process's log.
     pub log: LogControl,
     /// Whether the log's level may be changed (DEF-40: no, unless the bootstrap says so).
     pub mutations: bool,
 }
 
+/// What an address serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surface {
+    /// Everything.
+    Admin,
+    /// What the kubelet asks.
+    Health,
+}
+
 /// Serves until dropped; connections end with it.
-pub async fn serve(listener: TcpListener, sources: Sources) {
-    let sources = Arc::new(sources);
+pub async fn serve(listener: TcpListener, sources: Arc<Sources>, surface: Surface) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -107,7 +124,7 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
             Ok((stream, peer)) => {
                 let sources = Arc::clone(&sources);
                 connections.spawn(async move {
-                    connection(stream, peer, sources).await;
+                    connection(stream, peer, sources, surface).await;
                     drop(permit);
                 });
             }
@@ -121,10 +138,15 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, sources: Arc<Sources>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, sources: Arc<Sources>, surface: Surface) {
     let service = service_fn(move |request: Request<Incoming>| {
         let sources = Arc::clone(&sources);
-        async move { Ok::<_, Infallible>(answer(&request, peer, &sources).await) }
+        async move {
+            Ok::<_, Infallible>(match surface {
+                Surface::Admin => answer(&request, peer, &sources).await,
+                Surface::Health => answer_kubelet(&request, &sources).await,
+            })
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -142,6 +164,46 @@ async fn connection(stream: TcpStream, peer: SocketAddr, sources: Arc<Sources>) 
 
 type Answer = Response<Full<Bytes>>;
 
+async fn answer_kubelet<B>(request: &Request<B>, sources: &Sources) -> Answer {
+    if let Err(refusal) = guard::read(request) {
+        return problem(StatusCode::FORBIDDEN, refusal);
+    }
+    if request.method() != Method::GET {
+        return only_get();
+    }
+    match request.uri().path() {
+        "/live" => live(),
+        "/ready" => ready(sources),
+        path => match path.strip_prefix("/app-health/") {
+            Some(name) => app_health(name, sources).await,
+            None => problem(
+                StatusCode::NOT_FOUND,
+                "there are /live, /ready and /app-health/CONTAINER/PROBE",
+            ),
+        },
+    }
+}
+
+async fn app_health(name: &str, sources: &Sources) -> Answer {
+    match sources.application.probe(name).await {
+        Some(Ok(())) => json_answer(StatusCode::OK, &json!({ "healthy": true })),
+        Some(Err(error)) => problem(StatusCode::SERVICE_UNAVAILABLE, &error),
+        None => problem(StatusCode::NOT_FOUND, "the bootstrap names no such probe"),
+    }
+}
+
+fn live() -> Answer {
+    json_answer(StatusCode::OK, &json!({ "live": true }))
+}
+
+fn only_get() -> Answer {
+    let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here");
+    answer
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static("GET"));
+    answer
+}
+
 async fn answer<B>(request: &Request<B>, peer: SocketAddr, sources: &Sources) -> Answer {
     if let Err(refusal) = guard::read(request) {
         return problem(StatusCode::FORBIDDEN, refusal);
@@ -151,18 +213,12 @@ async fn answer<B>(request: &Request<B>, peer: SocketAddr, sources: &Sources) ->
         "/log" if request.method() == Method::POST || request.method() == Method::PUT => {
             change_log(request, peer, sources)
         }
-        "/live" | "/ready" | "/metrics" | "/config" | "/certs" | "/log" if !get => {
-            let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here");
-            answer
-                .headers_mut()
-                .insert(header::ALLOW, HeaderValue::from_static("GET"));
-            answer
-        }
-        "/live" => json_answer(StatusCode::OK, &json!({ "live": true })),
+        "/live" | "/ready" | "/metrics" | "/config" | "/certs" | "/log" if !get => only_get(),
+        "/live" => live(),
         "/ready" => ready(sources),
         "/metrics" => text(
             "text/plain; version=0.0.4; charset=utf-8",
-            sources.telemetry.page(),
+            sources.application.merged(sources.telemetry.page()).await,
         ),
         "/config" => config(sources).await,
         "/certs" => json_answer(

@@ -1,13 +1,17 @@
 //! What a sidecar is told when it starts: who it is, where its control plane is, which addresses
-//! are its own. A JSON file, written by `outrigger up` or the injector.
+//! are its own. JSON: a file written by `outrigger up`, or the variable `OUTRIGGER_BOOTSTRAP` that
+//! the injector writes, where Kubernetes puts in names that are known only to the pod.
 //!
-//! Everything else comes over the discovery stream. The file is read again on SIGHUP; listeners
+//! Everything else comes over the discovery stream. A file is read again on SIGHUP; listeners
 //! are then added and removed, the rest of a change needs a restart and is said so.
 
+mod address;
+mod probe;
+
 use std::{
-    fs, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
+    fmt, fs, io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
 };
 
 use outrigger_model::{
@@ -16,6 +20,16 @@ use outrigger_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::logging::{Level, LevelError};
+
+pub use address::{ControlPlaneAddress, NotAnAddress};
+pub use probe::{
+    Action, ApplicationMetrics, GrpcProbe, HttpHeader, HttpProbe, Probe, Scheme, TcpProbe,
+};
+
+/// The variable that may hold the bootstrap itself.
+pub const VARIABLE: &str = "OUTRIGGER_BOOTSTRAP";
+/// The variable with the pod's address, where the bootstrap names none.
+const POD_ADDRESS: &str = "POD_IP";
 
 /// The file's content. Unknown fields are errors.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,8 +41,8 @@ pub struct BootstrapFile {
     pub service_account: String,
     /// Trust domain.
     pub trust_domain: String,
-    /// Where the control plane listens.
-    pub control_plane: SocketAddr,
+    /// Where the control plane listens: `host:port`, resolved anew for each connection.
+    pub control_plane: ControlPlaneAddress,
     /// The SPIFFE ID that the control plane must prove.
     pub control_plane_identity: String,
     /// PEM file with the roots to trust before the first trust bundle arrives.
@@ -40,6 +54,27 @@ pub struct BootstrapFile {
     pub state_dir: Option<PathBuf>,
     /// Metrics, health and read-only admin.
     pub admin: SocketAddr,
+    /// Where `/live`, `/ready` and the application's probes are served, and nothing else; none: only
+    /// the admin address has the first two.
+    #[serde(default)]
+    pub health: Option<SocketAddr>,
+    /// Captured mode: where the rules of `outrigger-proxy redirect` lead.
+    #[serde(default)]
+    pub capture: Option<CaptureListeners>,
+    /// The application's address as others see it, where probes and scrapes are sent; default:
+    /// variable `POD_IP`, else 127.0.0.1.
+    #[serde(default)]
+    pub pod_address: Option<IpAddr>,
+    /// The application's probes, served at the health address as `/app-health/NAME`.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
+    /// The application's own metrics, appended to the sidecar's.
+    #[serde(default)]
+    pub applications_metrics: Option<ApplicationMetrics>,
+    /// How long work in flight may take once the process is told to end, in seconds; default: the
+    /// mesh's setting.
+    #[serde(default)]
+    pub drain_seconds: Option<u32>,
     /// Whether the admin address may change the log level (DEF-40).
     #[serde(default)]
     pub admin_mutations: bool,
@@ -66,6 +101,34 @@ fn one() -> u16 {
 
 fn info() -> String {
     "info".into()
+}
+
+/// Addresses that connections are redirected to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureListeners {
+    /// What the application opens; usually `[::]:15001`, which takes IPv4 too.
+    pub outbound: SocketAddr,
+    /// What comes to the application; usually `[::]:15006`.
+    pub inbound: SocketAddr,
+}
+
+/// Where the bootstrap is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In a file.
+    File(PathBuf),
+    /// In the variable [`VARIABLE`].
+    Environment,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "the bootstrap file {}", path.display()),
+            Self::Environment => write!(f, "the variable {VARIABLE}"),
+        }
+    }
 }
 
 /// An address that leads to one destination.
@@ -113,83 +176,115 @@ pub struct Bootstrap {
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
     /// Not readable.
-    #[error("cannot read the bootstrap file {}; give its path as the first argument", path.display())]
+    #[error("cannot read {from}; give a file's path as the first argument, or set {VARIABLE}")]
     Read {
-        /// The file.
-        path: PathBuf,
+        /// Where it should be.
+        from: Source,
         /// Why.
         #[source]
         source: io::Error,
     },
     /// Not JSON of the right shape; line and column are in the source's text.
-    #[error("the bootstrap file {} does not parse", path.display())]
+    #[error("{from} does not parse")]
     Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
+        /// Where it is.
+        from: Source,
+        /// Where in it and why.
         #[source]
         source: serde_json::Error,
     },
     /// A value breaks its rule.
-    #[error("{field} in the bootstrap file {}", path.display())]
+    #[error("{field} in {from}")]
     Value {
         /// The field.
         field: &'static str,
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        from: Source,
         /// The rule.
         #[source]
         source: InvalidValue,
     },
     /// Not a log level.
-    #[error("log in the bootstrap file {}", path.display())]
+    #[error("log in {from}")]
     Log {
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        from: Source,
         /// What to write.
         #[source]
         source: LevelError,
     },
     /// Workers outside 1–64.
-    #[error("workers is {workers} in the bootstrap file {}; write 1 to 64", path.display())]
+    #[error("workers is {workers} in {from}; write 1 to 64")]
     Workers {
         /// What was written.
         workers: u16,
-        /// The file.
-        path: PathBuf,
+        /// Where it is.
+        from: Source,
+    },
+    /// A name of Kubernetes' own was not put in.
+    #[error("{from} holds `{name}` unexpanded; define that variable before it in the container")]
+    Unexpanded {
+        /// As it stands there.
+        name: String,
+        /// Where it is.
+        from: Source,
     },
 }
 
 impl Bootstrap {
-    /// Reads and checks the file.
+    /// Reads and checks it.
     ///
     /// # Errors
     /// When it cannot be read, does not parse, or a value breaks its rule.
-    pub fn read(path: &Path) -> Result<Self, BootstrapError> {
-        let text = fs::read_to_string(path).map_err(|source| BootstrapError::Read {
-            path: path.into(),
+    pub fn read(from: &Source) -> Result<Self, BootstrapError> {
+        let text = match from {
+            Source::File(path) => fs::read_to_string(path),
+            Source::Environment => std::env::var(VARIABLE).map_err(io::Error::other),
+        };
+        let text = text.map_err(|source| BootstrapError::Read {
+            from: from.clone(),
             source,
         })?;
-        let file: BootstrapFile =
-            serde_json::from_str(&text).map_err(|source| BootstrapError::Parse {
-                path: path.into(),
-                source,
-            })?;
-        Self::check(file, path)
+        Self::parse(&text, from)
     }
 
-    fn check(file: BootstrapFile, path: &Path) -> Result<Self, BootstrapError> {
+    fn parse(text: &str, from: &Source) -> Result<Self, BootstrapError> {
+        if *from == Source::Environment
+            && let Some((_, rest)) = text.split_once("$(")
+            && let Some((name, _)) = rest.split_once(')')
+        {
+            return Err(BootstrapError::Unexpanded {
+                name: format!("$({name})"),
+                from: from.clone(),
+            });
+        }
+        let file = serde_json::from_str(text).map_err(|source| BootstrapError::Parse {
+            from: from.clone(),
+            source,
+        })?;
+        Self::check(file, from)
+    }
+
+    /// Where the application is asked how it is.
+    #[must_use]
+    pub fn pod_address(&self) -> IpAddr {
+        let variable = || std::env::var(POD_ADDRESS).ok()?.parse().ok();
+        let named = self.file.pod_address.or_else(variable);
+        named.unwrap_or(IpAddr::from([127, 0, 0, 1]))
+    }
+
+    fn check(file: BootstrapFile, from: &Source) -> Result<Self, BootstrapError> {
         let value = |field: &'static str| {
             move |source: InvalidValue| BootstrapError::Value {
                 field,
-                path: path.into(),
+                from: from.clone(),
                 source,
             }
         };
         if !(1..=64).contains(&file.workers) {
             return Err(BootstrapError::Workers {
                 workers: file.workers,
-                path: path.into(),
+                from: from.clone(),
             });
         }
         let workload: WorkloadName = file.workload.parse().map_err(value("workload"))?;
@@ -218,7 +313,7 @@ impl Bootstrap {
             outbound: outbound.collect::<Result<_, _>>()?,
             inbound: inbound.collect::<Result<_, _>>()?,
             log: file.log.parse().map_err(|source| BootstrapError::Log {
-                path: path.into(),
+                from: from.clone(),
                 source,
             })?,
             workload,
@@ -236,7 +331,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidecar.json");
         fs::write(&path, json.to_string()).unwrap();
-        Bootstrap::read(&path).map_err(|error| {
+        Bootstrap::read(&Source::File(path)).map_err(|error| {
             let source = std::error::Error::source(&error).map(ToString::to_string);
             format!("{error}: {}", source.unwrap_or_default())
         })
@@ -268,6 +363,37 @@ mod tests {
     }
 
     #[test]
+    fn what_the_injector_writes_reads() {
+        let mut json = minimal();
+        json["control_plane"] = "outrigger.outrigger-system.svc:15012".into();
+        json["health"] = "[::]:15021".into();
+        json["capture"] = serde_json::json!({"outbound": "[::]:15001", "inbound": "[::]:15006"});
+        json["pod_address"] = "10.1.0.7".into();
+        json["drain_seconds"] = 25.into();
+        json["applications_metrics"] = serde_json::json!({"port": 9100, "path": "/metrics"});
+        json["probes"] = serde_json::json!([
+            {"name": "app/livez", "http": {"port": 8080, "path": "/live", "scheme": "HTTP",
+                "headers": [{"name": "x-probe", "value": "yes"}]}, "timeout_seconds": 3},
+            {"name": "app/readyz", "tcp": {"port": 5432}},
+            {"name": "app/startupz", "grpc": {"port": 9000, "service": "shop"}},
+        ]);
+        let text = json.to_string();
+        let bootstrap = Bootstrap::parse(&text, &Source::Environment).unwrap();
+        assert_eq!(bootstrap.file.control_plane.port(), 15_012);
+        assert_eq!(bootstrap.file.probes.len(), 3);
+        assert_eq!(bootstrap.pod_address(), IpAddr::from([10, 1, 0, 7]));
+        let again = serde_json::to_string(&bootstrap.file).unwrap();
+        Bootstrap::parse(&again, &Source::Environment).unwrap();
+
+        let unexpanded = text.replace("shop/orders-v1", "$(POD_NAMESPACE)/$(POD_NAME)");
+        let error = Bootstrap::parse(&unexpanded, &Source::Environment).unwrap_err();
+        assert!(
+            error.to_string().contains("`$(POD_NAMESPACE)` unexpanded"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let check = |field: &str, value: serde_json::Value, expected: &str| {
             let mut json = minimal();
@@ -278,7 +404,18 @@ mod tests {
         check("workload", "orders".into(), "namespace/name");
         check("trust_domain", "Cluster".into(), "trust_domain");
         check("workers", 0.into(), "1 to 64");
-        check("control_plane", "localhost".into(), "line 1 column");
+        check("control_plane", "localhost".into(), "write host:port");
+        check("control_plane", 15012.into(), "line 1 column");
+        check(
+            "capture",
+            serde_json::json!({"outbound": "[::]:15001"}),
+            "missing field `inbound`",
+        );
+        check(
+            "probes",
+            serde_json::json!([{"name": "app/livez"}]),
+            "exactly one of http, tcp and grpc",
+        );
         check("worker", 1.into(), "unknown field `worker`");
         check(
             "outbound",

@@ -208,14 +208,19 @@ impl Cluster {
                 balancer.pick(loads, again, now, rng)
             }
         })?;
-        let member = members.get_mut(index)?;
-        let role = detector.on_start(&mut member.health, now);
-        loads.get_mut(index)?.on_start();
-        Some(Picked {
-            endpoint: Rc::clone(&member.endpoint),
-            role,
-            begun: now,
-        })
+        state.start(index, now)
+    }
+
+    /// The endpoint of this address, whatever its health: the client chose it. `None` when the target
+    /// has none such.
+    #[must_use]
+    pub fn pick_at(&self, address: SocketAddr, now: Instant) -> Option<Picked> {
+        let mut state = self.state.borrow_mut();
+        let index = state
+            .members
+            .binary_search_by_key(&address, |member| member.endpoint.address)
+            .ok()?;
+        state.start(index, now)
     }
 
     /// A try came to its response head or failure: what the balancer's estimate is made of.
@@ -276,6 +281,17 @@ impl Cluster {
 }
 
 impl State {
+    fn start(&mut self, index: usize, now: Instant) -> Option<Picked> {
+        let member = self.members.get_mut(index)?;
+        let role = self.detector.on_start(&mut member.health, now);
+        self.loads.get_mut(index)?.on_start();
+        Some(Picked {
+            endpoint: Rc::clone(&member.endpoint),
+            role,
+            begun: now,
+        })
+    }
+
     /// Returns how many of those that left were ejected.
     fn replace_members(&mut self, target: &Target, pool: &Rc<Pool>, tls: &TlsReader) -> usize {
         let old = self.members.drain(..).zip(self.loads.drain(..));

@@ -64,12 +64,12 @@ impl Control {
         self,
         tasks: &TaskTracker,
         demanded: mpsc::Receiver<Authority>,
-        admin_listener: TcpListener,
+        (admin_listener, health_listener): (TcpListener, Option<TcpListener>),
         log: LogControl,
     ) -> anyhow::Result<()> {
         let roots = read_roots(&self.bootstrap)?;
         let to = ControlPlane {
-            address: self.bootstrap.file.control_plane,
+            address: self.bootstrap.file.control_plane.clone(),
             identity: self.bootstrap.control_plane_identity.clone(),
         };
         let (trust_out, trust_in) = watch::channel::<Option<Arc<TrustBundle>>>(None);
@@ -108,14 +108,10 @@ impl Control {
             accepting: self.accepting,
             workers: self.workers,
             resources,
+            application: admin::application::Application::new(&self.bootstrap),
             log,
             mutations: self.bootstrap.file.admin_mutations,
         };
-        admin_listener
-            .set_nonblocking(true)
-            .context("the admin socket cannot be used")?;
-        let admin_listener = tokio::net::TcpListener::from_std(admin_listener)
-            .context("the admin socket cannot be used")?;
         let run = |task: Pin<Box<dyn Future<Output = ()>>>| {
             let stop = self.stop.clone().cancelled_owned();
             tasks.spawn_local(async move {
@@ -124,7 +120,20 @@ impl Control {
         };
         run(Box::pin(certificates.run()));
         run(Box::pin(discovery.run()));
-        run(Box::pin(admin::serve(admin_listener, sources)));
+        let sources = Arc::new(sources);
+        let surfaces = [
+            (Some(admin_listener), admin::Surface::Admin),
+            (health_listener, admin::Surface::Health),
+        ];
+        for (listener, surface) in surfaces {
+            let Some(listener) = listener else { continue };
+            let listener = asynchronous(listener).context("an admin socket cannot be used")?;
+            run(Box::pin(admin::serve(
+                listener,
+                Arc::clone(&sources),
+                surface,
+            )));
+        }
         tasks.spawn_local(self.telemetry.export(self.stop));
         Ok(())
     }
@@ -142,6 +151,11 @@ impl Control {
         tasks.spawn_local(writing);
         Some(Keeper::new(disk, contents))
     }
+}
+
+fn asynchronous(listener: TcpListener) -> std::io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
 }
 
 fn read_roots(bootstrap: &Bootstrap) -> anyhow::Result<Vec<Arc<[u8]>>> {

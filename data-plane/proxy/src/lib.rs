@@ -6,6 +6,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod await_ready;
 pub mod bootstrap;
 pub mod cluster;
 pub mod control;

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -17,7 +17,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{accept::Role, bootstrap::Bootstrap, worker::Health};
+use crate::{accept::Role, bootstrap::Bootstrap, telemetry::Direction, worker::Health};
 
 /// Connections that wait for accept, for each socket; the kernel's own bound is 4,096.
 const BACKLOG: i32 = 1_024;
@@ -126,7 +126,18 @@ pub fn wanted(bootstrap: &Bootstrap) -> BTreeMap<SocketAddr, Role> {
         .file
         .forward_proxy
         .map(|listen| (listen, Role::ForwardProxy));
-    outbound.chain(inbound).chain(forward).collect()
+    let captured = bootstrap.file.capture.as_ref().map(|capture| {
+        let ports = [capture.outbound.port(), capture.inbound.port()];
+        [
+            (capture.outbound, Role::Captured(Direction::Outbound, ports)),
+            (capture.inbound, Role::Captured(Direction::Inbound, ports)),
+        ]
+    });
+    outbound
+        .chain(inbound)
+        .chain(forward)
+        .chain(captured.into_iter().flatten())
+        .collect()
 }
 
 impl Listeners {
@@ -146,7 +157,7 @@ impl Listeners {
                 continue;
             }
             for worker in 0..workers.len() {
-                let listener = bind(*address).map_err(|source| BindError {
+                let listener = bind(*address, Sharing::Workers).map_err(|source| BindError {
                     address: *address,
                     purpose: format!("{role:?}"),
                     source,
@@ -198,14 +209,46 @@ impl Listeners {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// A listening socket. `[::]` takes IPv4 too, and stands for IPv4 alone where the kernel has no IPv6:
+/// one bootstrap serves pods of either kind.
+pub(crate) fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<std::net::TcpListener> {
+    match bind_to(address, sharing) {
+        Err(error) if is_any(address) && lacks_family(&error) => {
+            bind_to((Ipv4Addr::UNSPECIFIED, address.port()).into(), sharing)
+        }
+        result => result,
+    }
+}
+
+/// Who else may listen on the same address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Nobody.
+    Alone,
+    /// The other workers.
+    Workers,
+}
+
+fn is_any(address: SocketAddr) -> bool {
+    address.ip() == Ipv6Addr::UNSPECIFIED
+}
+
+fn lacks_family(error: &io::Error) -> bool {
+    let unsupported = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(unsupported)
+}
+
+fn bind_to(address: SocketAddr, sharing: Sharing) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
+    if is_any(address) {
+        socket.set_only_v6(false)?;
+    }
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(sharing == Sharing::Workers)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

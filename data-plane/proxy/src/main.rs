@@ -1,17 +1,17 @@
 //! The binary `outrigger-proxy`: a sidecar, and the init step that leads traffic through it.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{io::Write, process::ExitCode, time::Duration};
 
-use outrigger_proxy::bootstrap::BootstrapError;
+use outrigger_proxy::{
+    await_ready,
+    bootstrap::{BootstrapError, Source, VARIABLE},
+};
 use outrigger_redirect::{Order, USAGE as REDIRECT_USAGE, apply, parse, ruleset, undo};
 
 const USAGE: &str = "\
-usage: outrigger-proxy BOOTSTRAP.json   run a sidecar
-       outrigger-proxy redirect ...     lead this network namespace's traffic through it
+usage: outrigger-proxy [BOOTSTRAP.json]    run a sidecar; without a file: $OUTRIGGER_BOOTSTRAP
+       outrigger-proxy redirect ...        lead this network namespace's traffic through it
+       outrigger-proxy wait [--timeout S]  wait until the sidecar is ready (120 s)
        outrigger-proxy --version
 ";
 
@@ -27,18 +27,44 @@ fn main() -> ExitCode {
             say(&format!("outrigger-proxy {}\n", env!("CARGO_PKG_VERSION")))
         }
         Some("--help" | "-h") => say(USAGE),
+        Some("wait") => {
+            let rest = arguments.map(|argument| argument.to_string_lossy().into_owned());
+            wait(&rest.collect::<Vec<_>>())
+        }
         _ => match (first, arguments.next()) {
-            (Some(path), None) => sidecar(&PathBuf::from(path)),
-            _ => {
-                complain(USAGE);
-                ExitCode::from(2)
-            }
+            (Some(path), None) => sidecar(&Source::File(path.into())),
+            (None, _) if std::env::var_os(VARIABLE).is_some() => sidecar(&Source::Environment),
+            _ => usage(),
         },
     }
 }
 
-fn sidecar(path: &Path) -> ExitCode {
-    match outrigger_proxy::sidecar::run(path) {
+fn usage() -> ExitCode {
+    complain(USAGE);
+    ExitCode::from(2)
+}
+
+fn wait(arguments: &[String]) -> ExitCode {
+    let seconds = match arguments {
+        [] => Some(120),
+        [flag, seconds] if flag == "--timeout" => seconds.parse().ok(),
+        _ => None,
+    };
+    let Some(seconds) = seconds else {
+        return usage();
+    };
+    ended(await_ready::run(
+        &Source::Environment,
+        Duration::from_secs(seconds),
+    ))
+}
+
+fn sidecar(source: &Source) -> ExitCode {
+    ended(outrigger_proxy::sidecar::run(source))
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("outrigger-proxy: {error:#}"));

@@ -7,8 +7,9 @@
 //! requests, not of tries.
 
 mod call;
+mod captured;
 
-use std::{rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use outrigger_model::{HttpTarget, Origin, Port};
 use outrigger_policy::{
@@ -27,6 +28,7 @@ use crate::{
     worker::Worker,
 };
 use call::Call;
+pub use captured::Captured;
 
 /// Which service a connection's requests are for.
 #[derive(Debug, Clone)]
@@ -35,6 +37,18 @@ pub enum Scope {
     Destination(Box<str>),
     /// The one that each request's authority names; port 80 if it names none.
     ForwardProxy,
+    /// The one that each request's authority names, else the one of the original destination.
+    Captured(Captured),
+}
+
+impl Scope {
+    /// The endpoint that the client itself addressed.
+    pub(crate) fn pinned(&self, service: &Service) -> Option<SocketAddr> {
+        match self {
+            Self::Captured(captured) => captured.pinned(service),
+            Self::Destination(_) | Self::ForwardProxy => None,
+        }
+    }
 }
 
 /// Handler of one outbound connection.
@@ -60,6 +74,7 @@ impl Outbound {
         // 1. Service, port, route and policy.
         let service = self.service(exchange).await?;
         call.destination = Some(service.destination.name.clone());
+        call.pinned = self.scope.pinned(&service);
         let rule = route(&service, exchange.request())?;
         call.origin = Some(rule.origin.clone());
         // 2. Fault injection and rate limit stand here; then the deadline starts.
@@ -113,6 +128,7 @@ impl Outbound {
                 let authority = named_service(exchange.authority());
                 self.worker.service(&authority).await
             }
+            Scope::Captured(captured) => captured.service(&self.worker, exchange.authority()).await,
         }
     }
 
@@ -161,7 +177,11 @@ impl Outbound {
         call: &mut Call,
     ) -> Result<Account, Refusal> {
         let now = Instant::now().into_std();
-        let picked = cluster.pick(&call.tried, now, &mut self.worker.rng.borrow_mut());
+        let pinned = call
+            .pinned
+            .and_then(|address| cluster.pick_at(address, now));
+        let picked =
+            pinned.or_else(|| cluster.pick(&call.tried, now, &mut self.worker.rng.borrow_mut()));
         let Some(picked) = picked else {
             let (all, out) = cluster.health();
             let backend = cluster.backend().to_string();

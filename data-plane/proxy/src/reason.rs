@@ -63,6 +63,9 @@ pub enum Reason {
     PlaintextRefused,
     /// Inbound: the application's port is not known or nothing listens there.
     ApplicationUnavailable,
+    /// A connection to the sidecar itself, where only redirected ones are taken: following it would
+    /// go round in circles.
+    NotCaptured,
     /// The sidecar is shutting down.
     Draining,
     /// A defect of this proxy.
@@ -166,6 +169,10 @@ impl Reason {
             Self::ApplicationUnavailable,
             "the application does not accept connections on its port",
         ),
+        (
+            Self::NotCaptured,
+            "a connection to the sidecar's own port, which takes redirected connections alone",
+        ),
         (Self::Draining, "the sidecar is ending"),
         (Self::Internal, "a defect of the sidecar: please report it"),
     ];
@@ -200,6 +207,7 @@ impl Reason {
             Self::RequestsFull => "requests-full",
             Self::PlaintextRefused => "plaintext-refused",
             Self::ApplicationUnavailable => "application-unavailable",
+            Self::NotCaptured => "not-captured",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -224,7 +232,10 @@ impl Reason {
             Self::NoRoute => 404,
             Self::Redirect => 302,
             Self::RouteInvalid | Self::BackendInvalid | Self::Internal => 500,
-            Self::NoService | Self::UpstreamProtocol | Self::UpstreamResetInResponse => 502,
+            Self::NoService
+            | Self::UpstreamProtocol
+            | Self::UpstreamResetInResponse
+            | Self::NotCaptured => 502,
             Self::RequestTimeout | Self::PerTryTimeout | Self::StreamIdle => 504,
             Self::PlaintextRefused => 403,
             Self::DiscoveryTimeout
@@ -253,6 +264,7 @@ impl Reason {
             Self::BadRequest(_) | Self::RouteInvalid | Self::Internal => 13,
             Self::RequestHeadTimeout
             | Self::NoService
+            | Self::NotCaptured
             | Self::DiscoveryTimeout
             | Self::BackendInvalid
             | Self::NoEndpoint

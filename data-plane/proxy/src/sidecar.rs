@@ -4,15 +4,7 @@
 //! telemetry export and admin. Each worker is a thread with a runtime of its own. They meet in the
 //! snapshot, the certificate in force, and bounded queues.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    rc::Rc,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, rc::Rc, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
 use outrigger_model::MeshSettings;
@@ -27,10 +19,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     accept,
-    bootstrap::Bootstrap,
+    bootstrap::{Bootstrap, Source},
     control,
     drain::Drain,
-    listeners::{Accepting, Command, Listeners, wanted},
+    listeners::{Accepting, Command, Listeners, Sharing, bind, wanted},
     snapshot::{self, Snapshot},
     telemetry::{Identity, IstioMetrics, Telemetry, logging},
     worker::{Shared, SharedLimits, Worker},
@@ -54,16 +46,16 @@ struct WorkerThread {
 ///
 /// # Errors
 /// When the bootstrap cannot be used, an address cannot be bound, or a thread cannot start.
-pub fn run(bootstrap_path: &Path) -> anyhow::Result<()> {
-    let bootstrap = Bootstrap::read(bootstrap_path)?;
+pub fn run(source: &Source) -> anyhow::Result<()> {
+    let bootstrap = Bootstrap::read(source)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default());
     let runtime = runtime.context("cannot start the control thread's runtime")?;
-    runtime.block_on(supervise(bootstrap, bootstrap_path.into()))
+    runtime.block_on(supervise(bootstrap, source))
 }
 
-async fn supervise(bootstrap: Bootstrap, path: PathBuf) -> anyhow::Result<()> {
+async fn supervise(bootstrap: Bootstrap, source: &Source) -> anyhow::Result<()> {
     let log = logging::init(&bootstrap.log, logging::Format::Json)?;
     let started = Instant::now();
     let drain = Drain::default();
@@ -83,8 +75,12 @@ async fn supervise(bootstrap: Bootstrap, path: PathBuf) -> anyhow::Result<()> {
         limits: SharedLimits::new(downstream_max()),
         started,
     };
-    let admin = std::net::TcpListener::bind(bootstrap.file.admin)
-        .with_context(|| format!("cannot listen on {} (admin)", bootstrap.file.admin))?;
+    let admin = listen(bootstrap.file.admin, "admin")?;
+    let health = bootstrap
+        .file
+        .health
+        .map(|address| listen(address, "health"));
+    let health = health.transpose()?;
     let mut listeners = Listeners::default();
     let workers = (0..bootstrap.file.workers)
         .map(|index| start_worker(index, shared.clone(), listeners.accepting()))
@@ -109,8 +105,8 @@ async fn supervise(bootstrap: Bootstrap, path: PathBuf) -> anyhow::Result<()> {
         started,
         stop: stop.clone(),
     };
-    control.start(&tasks, demanded, admin, log)?;
-    wait_for_end(&path, &mut listeners, &commands).await?;
+    control.start(&tasks, demanded, (admin, health), log)?;
+    wait_for_end(source, &mut listeners, &commands).await?;
     end(&shared, workers, &bootstrap).await;
     stop.cancel();
     tasks.close();
@@ -122,9 +118,13 @@ async fn supervise(bootstrap: Bootstrap, path: PathBuf) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn listen(address: SocketAddr, purpose: &str) -> anyhow::Result<std::net::TcpListener> {
+    bind(address, Sharing::Alone).with_context(|| format!("cannot listen on {address} ({purpose})"))
+}
+
 /// Until SIGTERM or SIGINT; SIGHUP reads the listeners again.
 async fn wait_for_end(
-    path: &Path,
+    source: &Source,
     listeners: &mut Listeners,
     commands: &[mpsc::Sender<Command>],
 ) -> anyhow::Result<()> {
@@ -136,7 +136,7 @@ async fn wait_for_end(
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => {
-                let reloaded = Bootstrap::read(path)
+                let reloaded = Bootstrap::read(source)
                     .map_err(anyhow::Error::from)
                     .and_then(|next| Ok(listeners.apply(wanted(&next), commands)?));
                 match reloaded {
@@ -152,7 +152,10 @@ async fn wait_for_end(
 
 /// Drain: stop accepting, let work end, cut at the deadline.
 async fn end(shared: &Shared, workers: Vec<WorkerThread>, bootstrap: &Bootstrap) {
-    let limit = shared.snapshots.load().settings.drain_timeout;
+    let own = bootstrap.file.drain_seconds;
+    let limit = own.map_or(shared.snapshots.load().settings.drain_timeout, |seconds| {
+        Duration::from_secs(seconds.into())
+    });
     tracing::info!(workload = %bootstrap.workload, ?limit, "draining");
     shared.drain.begin();
     let deadline = Instant::now() + limit;

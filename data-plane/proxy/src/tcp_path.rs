@@ -41,8 +41,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Opened {
     connection: Connection,
     endpoint: Rc<Endpoint>,
-    backend: Backend,
-    origin: Origin,
+    /// None outside the mesh.
+    backend: Option<Backend>,
+    origin: Option<Origin>,
     series: Rc<Series>,
     /// What the server said before the client did.
     ahead: BytesMut,
@@ -50,7 +51,12 @@ pub(crate) struct Opened {
 }
 
 /// Opens a connection to one of the service's TCP backends. Cancel safe: yes.
-pub(crate) async fn open(worker: &Rc<Worker>, service: &Service) -> Result<Opened, Refusal> {
+/// `pinned` is the endpoint that the client itself addressed, if it did.
+pub(crate) async fn open(
+    worker: &Rc<Worker>,
+    service: &Service,
+    pinned: Option<SocketAddr>,
+) -> Result<Opened, Refusal> {
     let rule = service.tcp.find().ok_or_else(|| {
         Refusal::new(Reason::NoRoute)
             .detail(format!("{} has no TCP rule", service.destination.name))
@@ -66,7 +72,9 @@ pub(crate) async fn open(worker: &Rc<Worker>, service: &Service) -> Result<Opene
     let mut tried: SmallVec<[SocketAddr; TRIES_MAX]> = SmallVec::new();
     loop {
         let now = Instant::now().into_std();
-        let picked = cluster.pick(&tried, now, &mut worker.rng.borrow_mut());
+        let picked = pinned
+            .and_then(|address| cluster.pick_at(address, now))
+            .or_else(|| cluster.pick(&tried, now, &mut worker.rng.borrow_mut()));
         let picked = picked.ok_or_else(no_endpoint)?;
         let endpoint = Rc::clone(&picked.endpoint);
         tried.push(endpoint.address);
@@ -77,8 +85,8 @@ pub(crate) async fn open(worker: &Rc<Worker>, service: &Service) -> Result<Opene
                 return Ok(Opened {
                     connection,
                     endpoint,
-                    backend,
-                    origin: rule.origin.clone(),
+                    backend: Some(backend),
+                    origin: Some(rule.origin.clone()),
                     series: Rc::clone(&cluster.series),
                     ahead: BytesMut::new(),
                     tries: u32::try_from(tried.len()).unwrap_or(u32::MAX),
@@ -147,28 +155,64 @@ async fn read_ahead(connection: &mut Connection, ahead: &mut BytesMut) {
     ahead.extend_from_slice(read.filled());
 }
 
-/// Carries a client's connection to its end. `opened` is what [`open`] brought, if it was called
-/// before, and when the connection began.
+/// Opens a connection to a captured address that no service has. Cancel safe: yes.
+pub(crate) async fn open_outside(
+    worker: &Rc<Worker>,
+    address: SocketAddr,
+) -> Result<Opened, Refusal> {
+    let endpoint = worker.outside(address);
+    let connection = endpoint.open(Alpn::Tcp, NO_DEADLINE).await;
+    Ok(Opened {
+        connection: connection.map_err(|failure| refusal(&failure))?,
+        endpoint,
+        backend: None,
+        origin: None,
+        series: worker.series(&SeriesKey::Passthrough),
+        ahead: BytesMut::new(),
+        tries: 1,
+    })
+}
+
+/// Carries a client's connection to its end. `opened` is what [`open`] brought, and when the
+/// connection began.
 pub(crate) async fn carry(
     worker: &Rc<Worker>,
     service: &Arc<Service>,
     client: Io,
-    opened: Option<(Result<Opened, Refusal>, Instant)>,
+    opened: (Result<Opened, Refusal>, Instant),
 ) {
-    let (opened, begun) = match opened {
-        Some(opened) => opened,
-        None => {
-            let begun = Instant::now();
-            (open(worker, service).await, begun)
-        }
-    };
-    let mut client = client;
+    let to = To::Service(service);
+    run_to_end(worker, &to, client, opened).await;
+}
+
+/// Carries a client's connection past the mesh. `opened` is what [`open_outside`] brought.
+pub(crate) async fn pass(
+    worker: &Rc<Worker>,
+    client: Io,
+    opened: Result<Opened, Refusal>,
+    (address, begun): (SocketAddr, Instant),
+) {
+    run_to_end(worker, &To::Outside(address), client, (opened, begun)).await;
+}
+
+/// Where a connection was for.
+enum To<'a> {
+    Service(&'a Service),
+    Outside(SocketAddr),
+}
+
+async fn run_to_end(
+    worker: &Rc<Worker>,
+    to: &To<'_>,
+    mut client: Io,
+    (opened, begun): (Result<Opened, Refusal>, Instant),
+) {
     let (relayed, refusal) = match opened {
         Ok(mut opened) => {
             opened.series.tcp_opened(security(&opened.endpoint).1);
             let relayed = run(&mut client, &mut opened.connection, opened.ahead.split()).await;
             let ended = Ended {
-                service,
+                to,
                 opened: Some(&opened),
                 refusal: None,
                 begun,
@@ -189,7 +233,7 @@ pub(crate) async fn carry(
     account(
         worker,
         &Ended {
-            service,
+            to,
             opened: None,
             refusal: Some(&refusal),
             begun,
@@ -219,7 +263,7 @@ async fn run(client: &mut Io, server: &mut Connection, ahead: BytesMut) -> Relay
 }
 
 struct Ended<'a> {
-    service: &'a Service,
+    to: &'a To<'a>,
     opened: Option<&'a Opened>,
     refusal: Option<&'a Refusal>,
     begun: Instant,
@@ -234,6 +278,10 @@ fn security(endpoint: &Endpoint) -> (Option<&SpiffeId>, Security) {
 
 fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
     let endpoint = ended.opened.map(|opened| &opened.endpoint);
+    let (destination, outside) = match ended.to {
+        To::Service(service) => (Some(&service.destination.name), None),
+        To::Outside(address) => (None, Some(*address)),
+    };
     let (peer, security) = endpoint.map_or((None, Security::Unknown), |one| security(one));
     let record = RequestRecord {
         direction: Direction::Outbound,
@@ -241,9 +289,9 @@ fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
         method: "",
         path: "",
         authority: "",
-        destination: Some(&ended.service.destination.name),
-        backend: ended.opened.map(|opened| &opened.backend),
-        endpoint: endpoint.map(|endpoint| endpoint.address),
+        destination,
+        backend: ended.opened.and_then(|opened| opened.backend.as_ref()),
+        endpoint: endpoint.map(|endpoint| endpoint.address).or(outside),
         peer,
         security,
         status: 0,
@@ -253,7 +301,7 @@ fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
         origin: ended
             .refusal
             .and_then(|refusal| refusal.origin.as_ref())
-            .or(ended.opened.map(|opened| &opened.origin)),
+            .or(ended.opened.and_then(|opened| opened.origin.as_ref())),
         attempts: ended.opened.map_or(0, |opened| opened.tries),
         duration: ended.begun.elapsed(),
         request_bytes: relayed.sent,
@@ -262,7 +310,9 @@ fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
     };
     let series = match ended.opened {
         Some(opened) => Rc::clone(&opened.series),
-        None => worker.series(&SeriesKey::Unrouted(ended.service.destination.name.clone())),
+        None => worker.series(&destination.map_or(SeriesKey::Passthrough, |name| {
+            SeriesKey::Unrouted(name.clone())
+        })),
     };
     worker.shared.telemetry.record(&record, &series);
 }

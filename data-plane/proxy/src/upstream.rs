@@ -191,6 +191,11 @@ impl Endpoint {
         self.idle.borrow_mut().pop().map(|parked| parked.connection)
     }
 
+    /// Whether it holds no connection.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.idle.borrow().is_empty() && self.http2.is_empty()
+    }
+
     /// Closes idle connections: all when the endpoint is gone.
     pub fn retire(&self) {
         self.retired.set(true);

@@ -40,6 +40,9 @@ const HANDSHAKES_MAX: usize = 256;
 /// How long the first request to a service waits for its configuration.
 const DISCOVERY_WAIT: Duration = Duration::from_secs(5);
 
+/// DEF-16, outside the mesh.
+const OUTSIDE_CONNECT_MAX: Duration = Duration::from_secs(5);
+
 /// How often idle connections are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -280,6 +283,19 @@ impl Worker {
         Rc::clone(endpoint)
     }
 
+    /// A captured address that is no service's, for one connection: nothing is kept of it.
+    #[must_use]
+    pub fn outside(&self, address: SocketAddr) -> Rc<Endpoint> {
+        let limits = ConnectionLimits {
+            connections_max: 1,
+            connect_timeout: OUTSIDE_CONNECT_MAX,
+            ..application_limits()
+        };
+        let permits = Permits::new(limits.connections_max);
+        let pool = Pool::new(limits, permits);
+        Endpoint::new(address, Peer::Plain, &pool, Arc::clone(&self.shared.tls))
+    }
+
     /// Closes idle connections in time, and forgets what the snapshot no longer names, until the
     /// drain ends.
     pub async fn sweep(self: Rc<Self>) {
@@ -290,9 +306,11 @@ impl Worker {
                 () = self.shared.drain.cut() => return,
             }
             let now = Instant::now();
-            for endpoint in self.applications.borrow().values() {
+            // Captured connections name any port of the pod: what is unused is forgotten.
+            self.applications.borrow_mut().retain(|_, endpoint| {
                 endpoint.pool().sweep(now);
-            }
+                Rc::strong_count(endpoint) > 1 || !endpoint.is_unused()
+            });
             self.series
                 .borrow_mut()
                 .retain(|_, series| Rc::strong_count(series) > 1);

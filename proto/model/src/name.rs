@@ -2,7 +2,7 @@
 //!
 //! All are cheap to clone (`Arc<str>`), ordered, and hashable.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use crate::{InvalidValue, Port};
 
@@ -73,6 +73,21 @@ text!(
     /// A leading `*.` label is refused: wildcards are matched where they are read.
     Hostname, "host name", hostname
 );
+
+/// An address where a host is expected (RFC 3986 §3.2.2), an IPv6 address without brackets.
+impl From<IpAddr> for Hostname {
+    fn from(address: IpAddr) -> Self {
+        Self(address.to_string().into())
+    }
+}
+
+impl Hostname {
+    /// The address, if it is one.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.0.parse().ok()
+    }
+}
 
 /// RFC 1123 label.
 fn label(what: &'static str, text: &str) -> Result<String, InvalidValue> {
@@ -156,10 +171,8 @@ impl Authority {
     pub fn parse(text: &str, default_port: Option<Port>) -> Result<Self, InvalidValue> {
         let rule = "write host:port, for example orders:8080";
         let refuse = || InvalidValue::new("authority", text, rule);
-        if text.starts_with('[') {
-            // No resource is keyed by a bracketed address yet: a v6 VIP would be one.
-            return Err(refuse());
-        }
+        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let text = bracketed.map_or(text, |(_, port)| port);
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (
                 host,
@@ -168,8 +181,16 @@ impl Authority {
             Some(_) => return Err(refuse()),
             None => (text, default_port),
         };
+        let host = match bracketed {
+            Some((address, _)) if host.is_empty() => {
+                let address: std::net::Ipv6Addr = address.parse().map_err(|_| refuse())?;
+                Hostname::from(IpAddr::V6(address))
+            }
+            Some(_) => return Err(refuse()),
+            None => Hostname::parse(host)?,
+        };
         Ok(Self {
-            host: Hostname::parse(host)?,
+            host,
             port: port.ok_or_else(refuse)?,
         })
     }
@@ -177,7 +198,11 @@ impl Authority {
 
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        if self.host.as_str().contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
     }
 }
 

@@ -15,12 +15,12 @@ use outrigger_model::{MtlsMode, Port, Protocol, SpiffeId};
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    detect::{Detected, classify},
+    detect::{Detected, Hello, classify, client_hello},
     engine,
     inbound::{Admission, Inbound},
     io::Io,
@@ -36,6 +36,10 @@ const FIRST_BYTE_MAX: Duration = Duration::from_secs(5);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// How long a sidecar's first byte may take, where the application might speak before it.
 const CLIENT_HELLO_MAX: Duration = Duration::from_millis(200);
+/// Bytes of a hello that are looked at; with post-quantum key shares they have 2 KiB.
+const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
+/// Between two looks at a hello that comes in pieces.
+const CLIENT_HELLO_PAUSE: Duration = Duration::from_millis(2);
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -67,6 +71,10 @@ pub(super) async fn connection(
         peeking.await.unwrap_or(None)
     };
     match first {
+        // TLS of the application's own, from outside the mesh.
+        Some(TLS_HANDSHAKE) if mtls == MtlsMode::Permissive && !is_mesh(&stream).await => {
+            plain(worker, stream, client, &at, mtls).await;
+        }
         Some(TLS_HANDSHAKE) => secured(worker, stream, client, &at).await,
         Some(_) => plain(worker, stream, client, &at, mtls).await,
         None => {}
@@ -86,6 +94,30 @@ async fn peek(stream: &TcpStream) -> Option<u8> {
     match stream.peek(&mut first).await {
         Ok(1) => Some(first[0]),
         Ok(_) | Err(_) => None,
+    }
+}
+
+/// Whether a TLS client speaks for the mesh: its hello, left where it is, offers one of the mesh's
+/// protocols. A hello that does not come whole in time is left to the handshake to refuse.
+async fn is_mesh(stream: &TcpStream) -> bool {
+    let mut bytes = vec![0_u8; CLIENT_HELLO_BYTES_MAX];
+    let reading = async {
+        loop {
+            let length = stream.peek(&mut bytes).await.ok()?;
+            match client_hello(bytes.get(..length)?) {
+                Hello::Partial if length < CLIENT_HELLO_BYTES_MAX => {}
+                hello => return Some(hello),
+            }
+            // The kernel reports readable for what is there already; more comes with the next packet.
+            sleep(CLIENT_HELLO_PAUSE).await;
+        }
+    };
+    match timeout(HANDSHAKE_MAX, reading).await {
+        Ok(Some(Hello::Whole { alpn, .. })) => alpn
+            .iter()
+            .any(|offered| Alpn::from_bytes(offered).is_some()),
+        Ok(Some(Hello::Other)) => false,
+        Ok(Some(Hello::Partial) | None) | Err(_) => true,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A connection from the application: which protocol, and so which engine.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use outrigger_model::Protocol;
@@ -11,11 +11,11 @@ use tokio::{
 };
 
 use crate::{
-    detect::{Detected, classify},
+    detect::{Detected, Hello, classify, client_hello, http1_host},
     engine,
     exchange::Engine,
     io::Io,
-    outbound::{Outbound, Scope},
+    outbound::{Captured, Outbound, Scope},
     reason::Refusal,
     snapshot::Service,
     tcp_path,
@@ -28,19 +28,48 @@ const SILENCE_MAX: Duration = Duration::from_secs(3600);
 /// How long a connection that has said nothing yet is kept once the drain began: as long as the
 /// engine keeps one without a request.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
+/// Bytes and time in which a request head or TLS hello to a stranger names its host.
+const NAME_BYTES_MAX: usize = 16 * 1024;
+const NAME_MAX: Duration = Duration::from_secs(5);
 /// Bytes that suffice for every decision.
 const AHEAD_BYTES_MAX: usize = 24;
 
 /// Explicit mode: a connection to one service.
 pub(super) async fn destination(worker: &Rc<Worker>, stream: TcpStream, authority: &str) {
     let service = worker.service(authority).await;
+    to(
+        worker,
+        stream,
+        service,
+        Scope::Destination(authority.into()),
+    )
+    .await;
+}
+
+/// A redirected connection: to the service of the address that it was going to; to an address that
+/// no service has, as the bytes say, or unseen.
+pub(super) async fn captured(worker: &Rc<Worker>, stream: TcpStream, original: SocketAddr) {
+    let captured = Captured::new(original);
+    match captured.by_address(worker).await {
+        Ok(service) => to(worker, stream, Ok(service), Scope::Captured(captured)).await,
+        Err(_) => stranger(worker, stream, original, captured).await,
+    }
+}
+
+async fn to(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    service: Result<Arc<Service>, Refusal>,
+    scope: Scope,
+) {
     let protocol = service
         .as_ref()
         .map_or(Protocol::Detect, |found| found.destination.protocol);
-    let scope = Scope::Destination(authority.into());
     match (protocol, service) {
         (Protocol::Tcp, Ok(service)) => {
-            tcp_path::carry(worker, &service, Io::Plain(stream), None).await;
+            let begun = Instant::now();
+            let opened = tcp_path::open(worker, &service, scope.pinned(&service)).await;
+            tcp_path::carry(worker, &service, Io::Plain(stream), (opened, begun)).await;
         }
         (Protocol::Detect, Ok(service)) => detect(worker, &service, stream, scope).await,
         // Without a service nobody can speak first; an HTTP client gets its reason.
@@ -122,56 +151,136 @@ async fn decide(worker: &Worker, stream: &mut TcpStream, ahead: &mut BytesMut) -
 async fn detect(worker: &Rc<Worker>, service: &Arc<Service>, mut stream: TcpStream, scope: Scope) {
     let mut ahead = BytesMut::with_capacity(AHEAD_BYTES_MAX);
     let begun = Instant::now();
-    match first_word(worker, service, &mut stream, &mut ahead).await {
+    let mut opening = Opening::new(tcp_path::open(worker, service, scope.pinned(service)));
+    let first = first_word(worker, &mut opening, &mut stream, &mut ahead).await;
+    match first {
         None => {}
-        Some(First::Http(detected)) => {
-            serve(worker, stream, ahead, detected, (scope, Engine::H1)).await
+        Some(detected @ (Detected::Http1 | Detected::Http2)) => {
+            drop(opening);
+            serve(worker, stream, ahead, detected, (scope, Engine::H1)).await;
         }
-        Some(First::Opaque(opened)) => {
+        Some(Detected::Opaque | Detected::Tls | Detected::Undecided) => {
             let io = Io::Plain(stream).replay(ahead.freeze());
-            tcp_path::carry(worker, service, io, Some((*opened, begun))).await;
+            let opened = opening.finish().await;
+            tcp_path::carry(worker, service, io, (opened, begun)).await;
         }
     }
 }
 
-/// What the first bytes on an undeclared port mean.
-enum First {
-    Http(Detected),
-    /// With the upstream's connection, or why there is none.
-    Opaque(Box<Result<tcp_path::Opened, Refusal>>),
+/// An address that no service has. A request or hello that names a service goes to that; the rest
+/// goes where it was going, as it is.
+async fn stranger(
+    worker: &Rc<Worker>,
+    mut stream: TcpStream,
+    original: SocketAddr,
+    captured: Captured,
+) {
+    let mut ahead = BytesMut::with_capacity(AHEAD_BYTES_MAX);
+    let begun = Instant::now();
+    let mut opening = Opening::new(tcp_path::open_outside(worker, original));
+    let Some(detected) = first_word(worker, &mut opening, &mut stream, &mut ahead).await else {
+        return;
+    };
+    let name = match detected {
+        Detected::Http1 | Detected::Tls => name(&mut stream, &mut ahead, detected).await,
+        Detected::Http2 | Detected::Opaque | Detected::Undecided => None,
+    };
+    let service = match &name {
+        Some(name) => captured.by_name(worker, name).await.ok(),
+        None => None,
+    };
+    match service {
+        Some(_) if detected == Detected::Http1 => {
+            drop(opening);
+            let scope = (Scope::Captured(captured), Engine::H1);
+            serve(worker, stream, ahead, detected, scope).await;
+        }
+        Some(service) => {
+            drop(opening);
+            let io = Io::Plain(stream).replay(ahead.freeze());
+            let opened = tcp_path::open(worker, &service, captured.pinned(&service)).await;
+            tcp_path::carry(worker, &service, io, (opened, begun)).await;
+        }
+        None => {
+            let io = Io::Plain(stream).replay(ahead.freeze());
+            let opened = opening.finish().await;
+            tcp_path::pass(worker, io, opened, (original, begun)).await;
+        }
+    }
+}
+
+/// The host that the first bytes name, if they do within a bounded length and time.
+async fn name(
+    stream: &mut TcpStream,
+    ahead: &mut BytesMut,
+    detected: Detected,
+) -> Option<Box<str>> {
+    let reading = async {
+        loop {
+            let found = match detected {
+                Detected::Tls => match client_hello(ahead) {
+                    Hello::Partial => None,
+                    Hello::Whole { server_name, .. } => Some(server_name),
+                    Hello::Other => Some(None),
+                },
+                Detected::Http1 | Detected::Http2 | Detected::Opaque | Detected::Undecided => {
+                    let host = http1_host(ahead).ok();
+                    host.map(|host| host.map(Into::into))
+                }
+            };
+            if let Some(found) = found {
+                return found;
+            }
+            if ahead.len() >= NAME_BYTES_MAX || stream.read_buf(ahead).await.ok()? == 0 {
+                return None;
+            }
+        }
+    };
+    timeout(NAME_MAX, reading).await.ok().flatten()
+}
+
+/// An upstream connection that is being opened while the first byte is awaited.
+struct Opening<F> {
+    future: Pin<Box<F>>,
+    opened: Option<Result<tcp_path::Opened, Refusal>>,
+}
+
+impl<F: Future<Output = Result<tcp_path::Opened, Refusal>>> Opening<F> {
+    fn new(future: F) -> Self {
+        Self {
+            future: Box::pin(future),
+            opened: None,
+        }
+    }
+
+    /// Completes when the upstream has spoken. Cancel safe: yes.
+    async fn speaks(&mut self) {
+        if self.opened.is_none() {
+            self.opened = Some(self.future.as_mut().await);
+        }
+        tcp_path::speaks(&mut self.opened).await;
+    }
+
+    async fn finish(mut self) -> Result<tcp_path::Opened, Refusal> {
+        match self.opened.take() {
+            Some(opened) => opened,
+            None => self.future.await,
+        }
+    }
 }
 
 /// Opens the upstream while the first byte is awaited from either side, so that a server-first
 /// protocol never waits (DESIGN §5). HTTP has no use for what was opened, or is being: it is closed
-/// here, before a request needs its place among the connections.
-async fn first_word(
-    worker: &Rc<Worker>,
-    service: &Service,
+/// before a request needs its place among the connections. `None`: the client left.
+async fn first_word<F: Future<Output = Result<tcp_path::Opened, Refusal>>>(
+    worker: &Worker,
+    opening: &mut Opening<F>,
     stream: &mut TcpStream,
     ahead: &mut BytesMut,
-) -> Option<First> {
-    let opening = tcp_path::open(worker, service);
-    tokio::pin!(opening);
-    let mut opened = None;
-    let decided = {
-        let deciding = decide(worker, stream, ahead);
-        tokio::pin!(deciding);
-        loop {
-            tokio::select! {
-                biased;
-                decided = &mut deciding => break decided?,
-                result = &mut opening, if opened.is_none() => opened = Some(result),
-                () = tcp_path::speaks(&mut opened) => break Detected::Opaque,
-            }
-        }
-    };
-    Some(match decided {
-        Detected::Http1 | Detected::Http2 => First::Http(decided),
-        Detected::Opaque | Detected::Tls | Detected::Undecided => {
-            First::Opaque(Box::new(match opened {
-                Some(opened) => opened,
-                None => opening.await,
-            }))
-        }
-    })
+) -> Option<Detected> {
+    tokio::select! {
+        biased;
+        decided = decide(worker, stream, ahead) => decided,
+        () = opening.speaks() => Some(Detected::Opaque),
+    }
 }

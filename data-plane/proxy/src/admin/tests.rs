@@ -227,13 +227,14 @@ impl Rig {
             accepting: Arc::clone(&accepting),
             workers,
             resources: resources.clone(),
+            application: Application::default(),
             log: log.clone(),
             mutations,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listener, sources));
+        serving.spawn(serve(listener, Arc::new(sources), Surface::Admin));
         Self {
             address,
             writer,

@@ -28,6 +28,9 @@ use outrigger_policy::route::{HttpTable, TcpTable};
 
 use crate::snapshot::{Lookup, Service, Snapshot, Target};
 
+/// What an application may use at a time; a scan of addresses makes no more of itself.
+const DEMANDED_MAX: usize = 16_384;
+
 /// A resource as it came: decoded, with the other names it is known by.
 #[derive(Debug)]
 pub(super) struct Received {
@@ -131,6 +134,9 @@ pub(super) struct Fold {
 struct Demanded {
     resolved: Resolved,
     service: Option<Arc<Service>>,
+    /// Times that [`Fold::forget_unused`] found no service: captured traffic asks for any address,
+    /// so what is none is asked for anew from time to time instead of being kept.
+    found_missing: u8,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -150,25 +156,33 @@ struct Kept {
 }
 
 impl Fold {
-    /// Notes that the application uses `authority`. False when it was known already.
+    /// Notes that the application uses `authority`. False when it was known already, or when too many
+    /// are: it then stays unknown.
     pub(super) fn demand(&mut self, authority: &Authority) -> bool {
         let text = authority.to_string().into_boxed_str();
-        if self.demanded.contains_key(&text) {
+        if self.demanded.contains_key(&text) || self.demanded.len() >= DEMANDED_MAX {
             return false;
         }
         self.demanded.insert(text, Demanded::default());
         true
     }
 
-    /// Forgets what was last used before `before` (seconds since the process's start). Returns
-    /// whether anything was forgotten.
+    /// Forgets what was last used before `before` (seconds since the process's start), and what was no
+    /// service the last time either. Returns whether anything was forgotten.
     pub(super) fn forget_unused(&mut self, before: u32) -> bool {
         let count = self.demanded.len();
-        self.demanded.retain(|_, demanded| {
-            demanded.service.as_ref().is_none_or(|service| {
-                service.used.load(std::sync::atomic::Ordering::Relaxed) >= before
-            })
-        });
+        self.demanded.retain(
+            |_, demanded| match (&demanded.service, &demanded.resolved) {
+                (Some(service), _) => {
+                    service.used.load(std::sync::atomic::Ordering::Relaxed) >= before
+                }
+                (None, Resolved::Missing) => {
+                    demanded.found_missing += 1;
+                    demanded.found_missing < 2
+                }
+                (None, Resolved::Unknown | Resolved::Name(_)) => true,
+            },
+        );
         count != self.demanded.len()
     }
 

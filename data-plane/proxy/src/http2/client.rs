@@ -202,6 +202,10 @@ impl Slot {
     }
 
     /// Closes connections without streams that idled for too long.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.links.borrow().is_empty() && self.dial.borrow().is_none()
+    }
+
     pub(crate) fn sweep(&self, now: Instant, idle: Lifetime) {
         let Lifetime::AtMost(idle) = idle else { return };
         self.links.borrow_mut().retain(|link| {

@@ -46,6 +46,8 @@ pub(super) struct Call {
     pub(super) endpoint: Option<Rc<Endpoint>>,
     /// The account of the try whose answer is being delivered.
     account: Option<Account>,
+    /// The endpoint that the client itself addressed.
+    pub(super) pinned: Option<SocketAddr>,
     /// Endpoints tried, in order.
     pub(super) tried: SmallVec<[SocketAddr; 4]>,
     /// Its place among the backend's requests in flight.
@@ -70,6 +72,7 @@ impl Call {
             series: None,
             endpoint: None,
             account: None,
+            pinned: None,
             tried: SmallVec::new(),
             place: None,
             retry_place: None,

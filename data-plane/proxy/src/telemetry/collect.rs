@@ -388,6 +388,9 @@ fn family(metric: &Metric, samples: Vec<Sample>) -> MetricFamily {
     family
 }
 
+/// Service label of captured traffic to addresses that are no service's: Istio's, for dashboards.
+const PASSTHROUGH: &str = "PassthroughCluster";
+
 /// Label values that a key stands for.
 struct Labels {
     direction: Direction,
@@ -420,6 +423,7 @@ impl Labels {
             }
             SeriesKey::Unrouted(destination) => labels.destination(destination),
             SeriesKey::UnknownService => {}
+            SeriesKey::Passthrough => PASSTHROUGH.clone_into(&mut labels.service),
             SeriesKey::Inbound { port, peer } => {
                 labels.port = port.to_string();
                 labels.peer.clone_from(peer);
@@ -476,7 +480,7 @@ impl Labels {
             own.workload.namespace.to_string(),
         ];
         let host = match domain {
-            Some(domain) if !self.service.contains('.') && self.service != "unknown" => {
+            Some(domain) if !self.service.contains('.') && self.namespace != "unknown" => {
                 format!("{}.{}.svc.{domain}", self.service, self.namespace)
             }
             _ => self.service.clone(),
@@ -579,6 +583,7 @@ fn flags(outcome: OutcomeKey) -> &'static str {
         Reason::RetriesExhausted => "URX",
         Reason::PendingFull | Reason::PendingTimeout | Reason::RequestsFull => "UO",
         Reason::NotImplemented(_)
+        | Reason::NotCaptured
         | Reason::RequestHeadTimeout
         | Reason::DiscoveryTimeout
         | Reason::RouteInvalid

@@ -41,6 +41,8 @@ pub enum SeriesKey {
     Unrouted(DestinationName),
     /// To an authority that names no service of the mesh, or a request without one.
     UnknownService,
+    /// Captured, to an address that no service of the mesh has.
+    Passthrough,
     /// From the mesh to the application's port, by the identity that the client proved.
     Inbound {
         /// The application's port.
@@ -57,7 +59,9 @@ impl SeriesKey {
     #[must_use]
     pub fn direction(&self) -> Direction {
         match self {
-            Self::Outbound(_) | Self::Unrouted(_) | Self::UnknownService => Direction::Outbound,
+            Self::Outbound(_) | Self::Unrouted(_) | Self::UnknownService | Self::Passthrough => {
+                Direction::Outbound
+            }
             Self::Inbound { .. } => Direction::Inbound,
             Self::Other(direction) => *direction,
         }
@@ -463,6 +467,7 @@ impl Series {
             SeriesKey::Outbound(_)
             | SeriesKey::Unrouted(_)
             | SeriesKey::UnknownService
+            | SeriesKey::Passthrough
             | SeriesKey::Inbound { .. } => None,
         }
     }

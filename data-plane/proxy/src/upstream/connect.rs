@@ -1,12 +1,13 @@
 //! Connecting: TCP, then for a meshed endpoint TLS and the check of who answered.
 
-use std::time::Duration;
+use std::{io, net::SocketAddr, time::Duration};
 
 use outrigger_model::{Peer, SpiffeId};
+use outrigger_redirect::OWN_POD_PRIORITY;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -36,7 +37,7 @@ impl Endpoint {
         let now = Instant::now();
         let limits = self.pool().limits();
         let until = deadline.or_after(now, Some(limits.connect_timeout));
-        let connecting = within(until, TcpStream::connect(self.address));
+        let connecting = within(until, dial(self.address, &self.peer));
         let stream = match connecting.await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => {
@@ -139,6 +140,19 @@ impl Endpoint {
         let kind = if request == until { Kind::Timeout } else { own };
         AttemptFailure::new(kind, format!("{}: {what}", self.address))
     }
+}
+
+/// Opens a connection. One to a meshed endpoint may lead to this very pod, and then has to arrive at
+/// the sidecar's inbound side as any peer's would: the capture rules know it by its priority.
+async fn dial(address: SocketAddr, peer: &Peer) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Peer::Meshed(_) = peer {
+        SockRef::from(&socket).set_priority(OWN_POD_PRIORITY)?;
+    }
+    socket.connect(address).await
 }
 
 /// `None` when the deadline passed first.

@@ -282,6 +282,19 @@ fn what_is_unused_is_forgotten_and_no_longer_wanted() {
     assert!(!fold.holds(ResourceKind::Destination, "shop/orders:80"));
 }
 
+#[test]
+fn what_is_no_service_is_asked_for_anew_from_time_to_time() {
+    let mut fold = serving();
+    let stranger = Authority::parse("10.1.2.3:80", None).unwrap();
+    assert!(fold.demand(&stranger));
+    assert!(!fold.forget_unused(0), "not answered yet");
+    fold.remove(ResourceKind::Destination, "10.1.2.3:80");
+    assert!(!fold.forget_unused(0), "missing for the first time");
+    assert!(!fold.demand(&stranger));
+    assert!(fold.forget_unused(0));
+    assert!(fold.demand(&stranger));
+}
+
 /// One step of the control plane's story.
 #[derive(Debug, Clone)]
 enum Event {
