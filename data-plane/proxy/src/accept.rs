@@ -47,16 +47,20 @@ pub async fn accept(
     stop: CancellationToken,
 ) {
     loop {
-        let Some(permit) = room(&worker, &stop).await else {
-            break;
-        };
+        // The place is taken by a connection, not by the wait for one: an idle listener would
+        // else hold what a busy one needs. Above the bound each listener holds one at most.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = worker.shared.drain.begun() => break,
             () = stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, client)) => start(&worker, &role, stream, client, permit),
+            Ok((stream, client)) => {
+                let Some(permit) = room(&worker, &stop).await else {
+                    break;
+                };
+                start(&worker, &role, stream, client, permit);
+            }
             Err(error) => {
                 failed(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -1,6 +1,12 @@
 //! What a client speaks, from its first bytes (DESIGN §5).
 //!
 //! Pure: bytes in, answer out. Who reads them, and what happens meanwhile, is the listener's.
+//!
+//! Servers are lenient: some skip blank lines and blanks before a request, split its line at any
+//! white space, and take any token as a method and any text as a target. Whatever one of them might
+//! read as a request is called HTTP here, so that our own strict engine judges it: called opaque,
+//! it would reach the application past identity and policy, with header fields of the client's
+//! choice. Where the bytes are too few to tell, more are waited for, up to [`LINE_BYTES_MAX`].
 
 /// First bytes of an HTTP/2 connection with prior knowledge (RFC 9113 §3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -8,15 +14,16 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Fields of a head that is looked at for its host: DEF-01/02.
 const FIELDS_MAX: usize = 100;
 
-/// Longest method looked for: `UPDATEREDIRECTREF` (RFC 4437) has 17 characters.
-const METHOD_BYTES_MAX: usize = 20;
+/// Longest start of a first line that is looked at. What is still neither HTTP nor clearly
+/// something else behind it is left to the strict engine, which refuses it.
+const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// What the bytes say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Detected {
     /// Not enough bytes.
     Undecided,
-    /// A method and a space.
+    /// What a server of HTTP/1 might take as a request.
     Http1,
     /// The preface.
     Http2,
@@ -46,24 +53,38 @@ pub fn classify(bytes: &[u8]) -> Detected {
             Some(_) => Detected::Opaque,
         };
     }
-    let method = bytes
+    let start = bytes
         .iter()
-        .position(|byte| !is_method_byte(*byte))
-        .unwrap_or(bytes.len());
-    match bytes.get(method) {
-        None if method <= METHOD_BYTES_MAX => Detected::Undecided,
-        Some(b' ') if (1..=METHOD_BYTES_MAX).contains(&method) => target(bytes.get(method + 1)),
-        _ => Detected::Opaque,
+        .position(|byte| !is_blank(*byte) && !is_line_end(*byte));
+    let line = start
+        .and_then(|start| bytes.get(start..))
+        .unwrap_or_default();
+    match request_line(line) {
+        Detected::Undecided if bytes.len() > LINE_BYTES_MAX => Detected::Http1,
+        answer => answer,
     }
 }
 
-/// After `METHOD `: a path, `*`, or a URI's first letter. `GET ` alone is not HTTP enough: text
-/// protocols have verbs too.
-fn target(first: Option<&u8>) -> Detected {
-    match first {
-        None => Detected::Undecided,
+/// Classifies the bytes from the first that is not blank.
+fn request_line(line: &[u8]) -> Detected {
+    let Some(method) = line.iter().position(|byte| !is_token(*byte)) else {
+        return Detected::Undecided;
+    };
+    let (method, rest) = line.split_at(method);
+    let Some(target) = rest.iter().position(|byte| !is_blank(*byte)) else {
+        return if method.is_empty() {
+            Detected::Opaque
+        } else {
+            Detected::Undecided
+        };
+    };
+    if method.is_empty() || target == 0 {
+        return Detected::Opaque;
+    }
+    match rest.get(target) {
         Some(b'/' | b'*' | b'h' | b'H') => Detected::Http1,
-        Some(_) => Detected::Opaque,
+        // Text protocols have verbs too: the end of the line tells.
+        _ => line_end(rest),
     }
 }
 
@@ -130,9 +151,35 @@ pub fn http1_host(bytes: &[u8]) -> Result<Option<&str>, Partial> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partial;
 
-/// Methods of registered use are upper-case letters and `-` (RFC 9110 §16.1.2).
-fn is_method_byte(byte: u8) -> bool {
-    byte.is_ascii_uppercase() || byte == b'-'
+/// After `METHOD target`: only HTTP ends its line with a version.
+fn line_end(rest: &[u8]) -> Detected {
+    let is_no_text = |byte: &u8| byte.is_ascii_control() && !is_blank(*byte) && *byte != b'\r';
+    let Some(end) = rest.iter().position(is_no_text) else {
+        return Detected::Undecided;
+    };
+    let (line, end) = rest.split_at(end);
+    let names_version = line
+        .windows(5)
+        .any(|part| part.eq_ignore_ascii_case(b"HTTP/"));
+    if end.first() == Some(&b'\n') && names_version {
+        Detected::Http1
+    } else {
+        Detected::Opaque
+    }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What lenient servers take between the parts of a request line (RFC 9112 §3).
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c)
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
 }
 
 #[cfg(test)]
@@ -155,13 +202,39 @@ mod tests {
         check(b"PRI * HTTP/2.0\r\n\r\nSM\r\n", Detected::Undecided);
         check(HTTP2_PREFACE, Detected::Http2);
         check(b"PROPFIND /x", Detected::Http1);
+        check(b"\r\n", Detected::Undecided);
+        check(b"\r\n\r\nGET /", Detected::Http1);
+        check(b" GET /", Detected::Http1);
+        check(b"get /", Detected::Http1);
+        check(b"GET\t/", Detected::Http1);
+        check(b"GET  \x0b/", Detected::Http1);
+        check(b"!#$~ /", Detected::Http1);
+        check(b"CONNECT a:443 HTTP/1.1\r\n", Detected::Http1);
+        check(b"GET foo http/1.0\n", Detected::Http1);
+        check(b"GET foo", Detected::Undecided);
+        check(b"GET foo\r\n", Detected::Opaque);
+        check(b"set key 0 0 5\r\nHTTP/", Detected::Opaque);
+        check(b"AMQP\0\0\x09\x01", Detected::Opaque);
+        check(b"SSH-2.0-OpenSSH_9.2 Debian\r\n", Detected::Opaque);
+        check(&[b'A'; LINE_BYTES_MAX + 1], Detected::Http1);
         check(b"\x16\x03\x01\x02\x00", Detected::Tls);
         check(b"\x16\x04", Detected::Opaque);
         check(b"EHLO mail\r\n", Detected::Opaque);
-        check(b"SELECT 1", Detected::Opaque);
+        check(b"SELECT 1\n", Detected::Opaque);
+        check(b"QUERY a\0", Detected::Opaque);
         check(b"*1\r\n$4\r\nPING\r\n", Detected::Opaque);
         check(b"\0\0\0\x08", Detected::Opaque);
-        check(b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Detected::Opaque);
+        check(b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Detected::Undecided);
+        check(b"AAAA\r\n", Detected::Opaque);
+    }
+
+    fn piece() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 1..4),
+            "[ \t\r\n/*a-cA-C]{1,4}".prop_map(String::into_bytes),
+            Just(b"GET ".to_vec()),
+            Just(b" HTTP/1.1\r\n".to_vec()),
+        ]
     }
 
     #[test]
@@ -202,15 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_looked_at_without_harm(bytes: Vec<u8>) {
-            let tls = [b"\x16\x03\x01", bytes.as_slice()].concat();
-            let whole = matches!(client_hello(&tls), Hello::Whole { .. });
-            prop_assert!(!whole);
-            prop_assert!(http1_host(&bytes).is_err());
-        }
-
-        #[test]
-        fn more_bytes_never_change_a_decision(bytes in proptest::collection::vec(any::<u8>(), 0..40), cut in 0..40_usize) {
+        fn more_bytes_never_change_a_decision(bytes in proptest::collection::vec(piece(), 0..12).prop_map(|pieces| pieces.concat()), cut in 0..60_usize) {
             let early = classify(bytes.get(..cut).unwrap_or(&bytes));
             if early != Detected::Undecided {
                 prop_assert_eq!(early, classify(&bytes));

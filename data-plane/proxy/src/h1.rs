@@ -55,6 +55,7 @@ pub use response::ResponseHead;
 pub use scan::{Leading, Scanner, Section};
 pub use server::{Served, serve};
 pub use trailer::Trailers;
+pub(crate) use trailer::is_forbidden as is_forbidden_trailer;
 
 /// Largest head, target and fields and line ends together, and largest trailer section: 64 KiB
 /// less one byte, so that a position fits sixteen bits. More: 431, from a server 502.

@@ -5,8 +5,8 @@
 //! [`Endpoint::give_back`]; HTTP/2 and TCP open theirs with [`Endpoint::open`].
 //!
 //! Bounds (DestinationRule `connectionPool`): connections of a target are counted across workers
-//! by [`Permits`]; who finds none waits in a line of at most `pending_max`, first come first
-//! served, for at most `pending_timeout`. A connection that becomes free goes to the first waiter:
+//! by [`Permits`], and so is who finds none and waits: at most `pending_max`, for at most
+//! `pending_timeout`, first come first served within a worker. A connection that becomes free goes to the first waiter:
 //! as it is if it leads to the endpoint wanted, else closed to make room for one that does.
 
 mod connect;
@@ -27,7 +27,7 @@ use arc_swap::ArcSwapOption;
 use outrigger_model::{Lifetime, Peer, RequestsPerConnection, SpiffeId};
 use tokio::time::Instant;
 
-pub use permits::{Permit, Permits};
+pub use permits::{Bell, Permit, Permits, Waiting};
 pub use pool::Pool;
 
 use crate::{
@@ -145,7 +145,14 @@ impl Endpoint {
     /// # Errors
     /// As [`Self::checkout`]. Cancel safe: yes.
     pub async fn open(&self, alpn: Alpn, deadline: Deadline) -> Result<Connection, AttemptFailure> {
-        match self.pool.admit(self, deadline).await? {
+        let grant = match alpn {
+            Alpn::H2 => {
+                let is_first = !self.http2.has_connections();
+                self.pool.admit_shared(self, is_first, deadline).await?
+            }
+            Alpn::H1 | Alpn::Tcp => self.pool.admit(self, deadline).await?,
+        };
+        match grant {
             // A waiter may be handed an idle HTTP/1 connection: it gives way, its permit serves.
             pool::Grant::Connection(connection) => {
                 Box::pin(self.connect(alpn, connection.permit, deadline)).await
@@ -171,6 +178,10 @@ impl Endpoint {
             return;
         }
         if let Some(connection) = self.pool.hand_over(self.address, connection) {
+            // Requests in other workers wait for its permit.
+            if self.pool.is_short() {
+                return;
+            }
             self.idle.borrow_mut().push(Parked {
                 connection,
                 since: now,

@@ -31,7 +31,7 @@ use crate::{
     reason::{Reason, Refusal},
     snapshot::{Lookup, Service, SnapshotReader, Target},
     telemetry::{Series, SeriesKey, Telemetry, trace::Context},
-    upstream::{Endpoint, Permits, Pool, TlsReader},
+    upstream::{Bell, Endpoint, Permits, Pool, TlsReader},
 };
 
 /// Handshakes at once in one worker (DEF-11).
@@ -74,6 +74,8 @@ pub struct Shared {
 pub struct SharedLimits {
     /// Connections from clients (DEF-18).
     pub downstream: Arc<Permits>,
+    /// Rung when requests begin to wait for a connection to a backend.
+    short: Bell,
     /// Connections to each backend. Locked only when a worker meets a backend for the first time.
     backends: Mutex<HashMap<Backend, Weak<BackendLimits>>>,
 }
@@ -84,6 +86,7 @@ impl SharedLimits {
     pub fn new(downstream: u32) -> Arc<Self> {
         Arc::new(Self {
             downstream: Permits::new(downstream),
+            short: Bell::default(),
             backends: Mutex::new(HashMap::new()),
         })
     }
@@ -95,7 +98,7 @@ impl SharedLimits {
         }
         backends.retain(|_, limits| limits.strong_count() > 0);
         let limits = Arc::new(BackendLimits {
-            connections: Permits::new(bounds.connections_max),
+            connections: Permits::shared(bounds.connections_max, self.short.clone()),
             admission: Admission::new(bounds),
         });
         backends.insert(backend.clone(), Arc::downgrade(&limits));
@@ -296,13 +299,21 @@ impl Worker {
         Endpoint::new(address, Peer::Plain, &pool, Arc::clone(&self.shared.tls))
     }
 
-    /// Closes idle connections in time, and forgets what the snapshot no longer names, until the
+    /// Closes idle connections in time, or where requests of other workers wait for their place,
+    /// and forgets what the snapshot no longer names, until the
     /// drain ends.
     pub async fn sweep(self: Rc<Self>) {
         let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        let mut short = self.shared.limits.short.listen();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                _ = short.changed() => {
+                    for cluster in self.clusters.borrow().values() {
+                        cluster.pool().make_room();
+                    }
+                    continue;
+                }
                 () = self.shared.drain.cut() => return,
             }
             let now = Instant::now();

@@ -350,8 +350,7 @@ fn ended_connections_leave_no_count_behind() {
         drop(waiting);
         let active = || mesh.client.metric("outrigger_connections_active", &[]);
         eventually("connections end", || active() == 0).await;
-        // The one that the listener holds ready for the next.
-        assert_eq!(mesh.client.worker.shared.limits.downstream.used(), 1);
+        assert_eq!(mesh.client.worker.shared.limits.downstream.used(), 0);
         assert_eq!(
             mesh.client.metric("outrigger_pool_pending_requests", &[]),
             0
@@ -405,6 +404,36 @@ fn when_all_endpoints_are_ejected_the_answer_says_so() {
         let reason = "no-endpoint; shop/orders:80: 1 of 1 endpoints are ejected, none takes requests; by all";
         assert_eq!((reply.status, reply.reason()), (503, reason));
         assert_eq!(app.count(), 1);
+    });
+}
+
+#[test]
+fn an_idle_connection_of_one_worker_gives_way_to_a_request_of_another() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::answering(&mesh, 200).await;
+        let outbound = through(&mesh, app.address, |plan| {
+            plan.policy(|policy| policy.limits.connections_max = 1)
+        })
+        .await;
+        let other = Worker::new(mesh.client.worker.shared.clone(), 9);
+        let (listener, beside) = listener().await;
+        let role = Role::Destination(Authority::parse("orders:80", None).unwrap());
+        let accepting = accept(
+            Rc::clone(&other),
+            listener,
+            Rc::new(role),
+            CancellationToken::new(),
+        );
+        other.tasks.spawn_local(accepting);
+        for worker in [&mesh.client.worker, &other] {
+            worker.tasks.spawn_local(Rc::clone(worker).sweep());
+        }
+        for turn in 0..6 {
+            let address = if turn % 2 == 0 { outbound } else { beside };
+            let reply = once(&mesh, address, get("/")).await;
+            assert_eq!(reply.status, 200, "{turn}: {}", reply.reason());
+        }
     });
 }
 

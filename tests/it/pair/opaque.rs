@@ -144,8 +144,8 @@ fn a_connection_is_tried_elsewhere_before_anything_was_sent() {
         .await;
         for _ in 0..6 {
             let mut client = TcpStream::connect(outbound).await.unwrap();
-            say(&mut client, "hello").await;
-            until(&mut client, "hello").await;
+            say(&mut client, "hello\n").await;
+            until(&mut client, "hello\n").await;
         }
         assert_eq!(opened.get(), 6);
     });
@@ -179,8 +179,8 @@ fn connections_are_bounded_and_who_waits_in_vain_is_told_once() {
         })
         .await;
         let mut first = TcpStream::connect(outbound).await.unwrap();
-        say(&mut first, "one").await;
-        until(&mut first, "one").await;
+        say(&mut first, "one\n").await;
+        until(&mut first, "one\n").await;
         let mut second = TcpStream::connect(outbound).await.unwrap();
         assert_eq!(rest(&mut second).await, "");
         let reason = [r#"reason="pending-timeout""#];
@@ -192,7 +192,7 @@ fn connections_are_bounded_and_who_waits_in_vain_is_told_once() {
         assert_eq!(mesh.client.metric("outrigger_retries_total", &[]), 0);
         drop(first);
         let mut third = TcpStream::connect(outbound).await.unwrap();
-        say(&mut third, "three").await;
-        until(&mut third, "three").await;
+        say(&mut third, "three\n").await;
+        until(&mut third, "three\n").await;
     });
 }

@@ -287,7 +287,7 @@ async fn opaque(worker: &Rc<Worker>, mut io: Io, at: &At, peer: &SpiffeId) {
             let mut reached = tcp_path::reach(worker, at.application).await;
             let decided = tokio::select! {
                 biased;
-                decided = decide(&mut io, &mut ahead) => decided,
+                decided = begun(&mut io, &mut ahead) => decided,
                 () = reached.speaks() => Some(Detected::Opaque),
             };
             let io = io.replay(ahead.freeze());
@@ -303,6 +303,28 @@ async fn opaque(worker: &Rc<Worker>, mut io: Io, at: &At, peer: &SpiffeId) {
             }
         }
     }
+}
+
+/// As [`decide`], with all the time of the world for the first byte and [`FIRST_BYTE_MAX`] for what
+/// must follow it. A connection that leaves open for longer whether it is HTTP is ended: called
+/// opaque, its next bytes could be a request that nobody looks at. Where a protocol is like that,
+/// its port has to be declared as TCP. Cancel safe: yes.
+async fn begun(io: &mut Io, ahead: &mut BytesMut) -> Option<Detected> {
+    if io.read_buf(ahead).await.ok()? == 0 {
+        return None;
+    }
+    match classify(ahead) {
+        Detected::Undecided => {}
+        decided => return Some(decided),
+    }
+    if let Ok(decided) = timeout(FIRST_BYTE_MAX, decide(io, ahead)).await {
+        return decided;
+    }
+    tracing::warn!(
+        "a connection to an undeclared port says too little to tell whether it is HTTP: ended; \
+         declare the port's protocol (appProtocol: tcp, or a name that begins with tcp-)"
+    );
+    None
 }
 
 /// Reads until the bytes decide; `None` when the client leaves without a word. Cancel safe: yes,

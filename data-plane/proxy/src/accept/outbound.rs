@@ -25,6 +25,8 @@ use crate::{
 /// How long a client may say nothing where only clients speak first (DEF-10 is for a protocol that
 /// was begun; an idle keep-alive connection is legitimate: DEF-14 downstream, 1 h).
 const SILENCE_MAX: Duration = Duration::from_secs(3600);
+/// DEF-10: how long the first bytes of a connection may leave open what it speaks.
+const DECIDE_MAX: Duration = Duration::from_secs(5);
 /// How long a connection that has said nothing yet is kept once the drain began: as long as the
 /// engine keeps one without a request.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
@@ -123,7 +125,7 @@ async fn serve(
     }
 }
 
-/// Reads until the bytes decide; `None` when the client leaves, or says nothing after the drain
+/// Reads until the bytes decide, or are too few for too long; `None` when the client leaves, or says nothing after the drain
 /// began: a connection just accepted may have its request on the way.
 async fn decide(worker: &Worker, stream: &mut TcpStream, ahead: &mut BytesMut) -> Option<Detected> {
     let drained = async {
@@ -131,15 +133,22 @@ async fn decide(worker: &Worker, stream: &mut TcpStream, ahead: &mut BytesMut) -
         sleep(DRAIN_GRACE).await;
     };
     tokio::pin!(drained);
+    let undecided = sleep(DECIDE_MAX);
+    tokio::pin!(undecided);
     loop {
+        let is_begun = !ahead.is_empty();
         let read = tokio::select! {
             biased;
             read = stream.read_buf(ahead) => read.ok()?,
             () = &mut drained => return None,
+            () = &mut undecided, if is_begun => return Some(Detected::Opaque),
         };
         match classify(ahead) {
             Detected::Undecided if read == 0 => {
                 return (!ahead.is_empty()).then_some(Detected::Opaque);
+            }
+            Detected::Undecided if !is_begun => {
+                undecided.as_mut().reset(Instant::now() + DECIDE_MAX);
             }
             Detected::Undecided => {}
             decided => return Some(decided),

@@ -64,7 +64,8 @@ pub(super) fn parse(raw: &[u8]) -> Result<Trailers, Reject> {
     }
 }
 
-fn is_forbidden(name: &[u8]) -> bool {
+/// Whether a field may not stand in a trailer, by either version of HTTP.
+pub(crate) fn is_forbidden(name: &[u8]) -> bool {
     let reserved = name.get(..RESERVED_PREFIX.len());
     reserved.is_some_and(|prefix| same_name(prefix, RESERVED_PREFIX))
         || name

@@ -13,11 +13,7 @@
 mod dial;
 mod link;
 
-use std::{
-    cell::{Cell, RefCell},
-    fmt,
-    rc::Rc,
-};
+use std::{cell::RefCell, fmt, rc::Rc};
 
 use h2::{Reason, SendStream, client::ResponseFuture};
 use http::Request;
@@ -47,7 +43,6 @@ pub(crate) struct Slot {
     tasks: RefCell<JoinSet<()>>,
     /// A stream may have become free, or a dial ended.
     changed: Notify,
-    waiting: Cell<u32>,
     limits: Limits,
 }
 
@@ -67,7 +62,6 @@ impl Slot {
             dial: RefCell::default(),
             tasks: RefCell::default(),
             changed: Notify::new(),
-            waiting: Cell::new(0),
             limits: Limits::DEFAULT,
         }
     }
@@ -86,12 +80,10 @@ impl Slot {
             return Ok(lease);
         }
         let limits = endpoint.pool().limits();
-        if self.waiting.get() >= limits.pending_max {
-            let text = "connections_max and pending_max reached";
+        let Some(_place) = endpoint.pool().begin_wait() else {
+            let text = "no stream is free, and pending_max requests wait for one";
             return Err(AttemptFailure::new(Kind::PendingFull, text));
-        }
-        self.waiting.set(self.waiting.get().saturating_add(1));
-        let _waiting = Waiting(self);
+        };
         // The dial has bounds of its own; this one is for a line that never gets shorter.
         let bound = limits
             .pending_timeout
@@ -224,6 +216,11 @@ impl Slot {
         }
     }
 
+    /// Whether any connection is open.
+    pub(crate) fn has_connections(&self) -> bool {
+        !self.links.borrow().is_empty()
+    }
+
     /// Gives up a connection without streams for its permit.
     pub(crate) fn evict(&self) -> Option<Permit> {
         let mut links = self.links.borrow_mut();
@@ -240,7 +237,6 @@ impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slot")
             .field("connections", &self.links.borrow().len())
-            .field("waiting", &self.waiting.get())
             .finish_non_exhaustive()
     }
 }
@@ -272,15 +268,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.link.free();
         self.endpoint.http2.changed.notify_waiters();
-    }
-}
-
-/// Keeps the count of waiters right however the wait ends.
-struct Waiting<'a>(&'a Slot);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
     }
 }
 

@@ -44,11 +44,12 @@ pub(super) fn response_headers(headers: &mut HeaderMap, edit: &ResponseEdit) {
     }
 }
 
-/// Takes reserved names out of trailers.
+/// Takes out of trailers what may not stand there; reserved names too, unless they are kept.
 pub(super) fn trailers(trailers: &mut HeaderMap, keep_reserved: bool) {
-    if !keep_reserved {
-        remove_where(trailers, |name| matches(name, RESERVED));
-    }
+    remove_where(trailers, |name| {
+        crate::h1::is_forbidden_trailer(name.as_bytes())
+            && !(keep_reserved && matches(name, RESERVED))
+    });
 }
 
 /// What the route changes. Names and values were checked when they were configured.

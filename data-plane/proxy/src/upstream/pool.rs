@@ -1,7 +1,7 @@
 //! Bounds of one target in one worker, and the line of those who wait for a connection.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{OnceCell, RefCell},
     collections::VecDeque,
     net::SocketAddr,
     rc::{Rc, Weak},
@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Connection, Endpoint, Permit, Permits};
+use super::{Connection, Endpoint, Permit, Permits, permits::Waiting};
 use crate::{
     exchange::{AttemptFailure, AttemptFailureKind, Deadline},
     telemetry::{Direction, Handshake, Series, Telemetry},
@@ -27,9 +27,8 @@ pub struct Pool {
     limits: RefCell<Rc<ConnectionLimits>>,
     permits: Arc<Permits>,
     members: RefCell<Vec<Weak<Endpoint>>>,
-    /// Bounded by `pending_max`.
+    /// This worker's part of the line. Bounded by `pending_max`.
     waiting: RefCell<VecDeque<Waiter>>,
-    pending: Cell<u32>,
     /// Who is told of waits and handshakes; nobody for the application beside us.
     report: OnceCell<(Telemetry, Rc<Series>)>,
 }
@@ -52,11 +51,13 @@ pub(super) enum Grant {
 }
 
 /// Keeps the line right however the wait ends: the next one learns that it is the first.
-struct Pending<'a>(&'a Pool);
+struct Pending<'a>(
+    &'a Pool,
+    #[expect(dead_code, reason = "a place in line")] Option<Waiting>,
+);
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.0.pending.set(self.0.pending.get().saturating_sub(1));
         self.0.report_pending(-1);
         let mut waiting = self.0.waiting.borrow_mut();
         waiting.retain(|waiter| !waiter.grant.is_closed());
@@ -77,7 +78,6 @@ impl Pool {
             permits,
             members: RefCell::new(Vec::new()),
             waiting: RefCell::new(VecDeque::new()),
-            pending: Cell::new(0),
             report: OnceCell::new(),
         })
     }
@@ -118,10 +118,24 @@ impl Pool {
         self.permits.used()
     }
 
-    /// Requests waiting in this worker.
-    #[must_use]
-    pub fn pending(&self) -> u32 {
-        self.pending.get()
+    /// A place in the line of all workers, for who waits elsewhere than in [`Pool::admit`];
+    /// `None` when `pending_max` wait.
+    pub(crate) fn begin_wait(&self) -> Option<Waiting> {
+        self.permits.begin_wait(self.limits().pending_max)
+    }
+
+    /// Whether requests wait, here or in other workers, for what idle connections take up.
+    pub(super) fn is_short(&self) -> bool {
+        self.permits.is_short()
+    }
+
+    /// Closes idle connections for those who wait in other workers.
+    pub fn make_room(&self) {
+        for _ in 0..self.permits.waiting() {
+            if !self.permits.is_short() || self.evict().is_none() {
+                return;
+            }
+        }
     }
 
     pub(super) fn adopt(&self, endpoint: &Rc<Endpoint>) {
@@ -143,21 +157,55 @@ impl Pool {
         endpoint: &Endpoint,
         deadline: Deadline,
     ) -> Result<Grant, AttemptFailure> {
-        if self.waiting.borrow().is_empty()
-            && let Some(permit) = self.permits.try_acquire().or_else(|| self.evict())
-        {
+        if let Some(permit) = self.free() {
             return Ok(Grant::Permit(permit));
         }
-        let limits = self.limits();
-        if self.pending.get() >= limits.pending_max {
+        let Some(place) = self.begin_wait() else {
             return Err(AttemptFailure::new(
                 AttemptFailureKind::PendingFull,
                 "connections_max and pending_max reached",
             ));
+        };
+        self.stand_in_line(endpoint, deadline, Some(place)).await
+    }
+
+    /// The right to open a connection that many requests will share, who are counted as waiting
+    /// already. An endpoint without any connection gets its first whatever the bound says:
+    /// `maxConnections` speaks of HTTP/1 and TCP, and with more endpoints than connections a
+    /// request would else wait for room that streams on another endpoint do not need.
+    /// Cancel safe: yes.
+    pub(super) async fn admit_shared(
+        &self,
+        endpoint: &Endpoint,
+        is_first: bool,
+        deadline: Deadline,
+    ) -> Result<Grant, AttemptFailure> {
+        if let Some(permit) = self.free() {
+            return Ok(Grant::Permit(permit));
         }
-        self.pending.set(self.pending.get().saturating_add(1));
+        if is_first {
+            return Ok(Grant::Permit(self.permits.acquire_beyond()));
+        }
+        self.stand_in_line(endpoint, deadline, None).await
+    }
+
+    /// A permit that is to be had at once, where nobody waits for it.
+    fn free(&self) -> Option<Permit> {
+        let nobody_waits = self.waiting.borrow().is_empty();
+        nobody_waits
+            .then(|| self.permits.try_acquire().or_else(|| self.evict()))
+            .flatten()
+    }
+
+    async fn stand_in_line(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Deadline,
+        place: Option<Waiting>,
+    ) -> Result<Grant, AttemptFailure> {
         self.report_pending(1);
-        let _pending = Pending(self);
+        let _pending = Pending(self, place);
+        let limits = self.limits();
         let own = Deadline::NONE.or_after(Instant::now(), Some(limits.pending_timeout));
         let until = own
             .0
@@ -269,6 +317,46 @@ mod tests {
             idle_timeout: Lifetime::Unlimited,
             connection_age: Lifetime::Unlimited,
         }
+    }
+
+    /// One bound on the line for all workers, not one for each.
+    #[tokio::test(start_paused = true)]
+    async fn the_line_is_one_for_all_workers() {
+        let permits = Permits::new(1);
+        let held = permits.try_acquire();
+        let bounds = || ConnectionLimits {
+            pending_max: 1,
+            ..limits()
+        };
+        let workers = [(); 2].map(|()| Pool::new(bounds(), Arc::clone(&permits)));
+        let endpoints = [0, 1].map(|at| {
+            let address = SocketAddr::from(([127, 0, 0, 1], 1));
+            Endpoint::new(address, Peer::Plain, &workers[at], Arc::default())
+        });
+        let waits = workers[0].admit(&endpoints[0], Deadline::NONE);
+        let refused = async {
+            tokio::task::yield_now().await;
+            let grant = workers[1].admit(&endpoints[1], Deadline::NONE).await;
+            assert_eq!(grant.unwrap_err().kind, AttemptFailureKind::PendingFull);
+            drop(held);
+        };
+        let (grant, ()) = tokio::join!(waits, refused);
+        assert!(matches!(grant, Ok(Grant::Permit(_))), "{grant:?}");
+        assert_eq!(permits.waiting(), 0);
+    }
+
+    /// A connection that many streams share: an endpoint's first is opened above the bound.
+    #[tokio::test(start_paused = true)]
+    async fn the_first_shared_connection_of_an_endpoint_needs_no_room() {
+        let permits = Permits::new(1);
+        let _held = permits.try_acquire();
+        let pool = Pool::new(limits(), Arc::clone(&permits));
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let endpoint = Endpoint::new(address, Peer::Plain, &pool, Arc::default());
+        let first = pool.admit_shared(&endpoint, true, Deadline::NONE).await;
+        assert!(matches!(first, Ok(Grant::Permit(_))), "{first:?}");
+        let second = pool.admit_shared(&endpoint, false, Deadline::NONE).await;
+        assert_eq!(second.unwrap_err().kind, AttemptFailureKind::PendingTimeout);
     }
 
     /// The permit is snatched by another worker just as it was offered to the first in line; the
