@@ -4,10 +4,12 @@
 //! - [`discovery`]: each sidecar gets the part that it uses.
 //! - [`transport`]: the gRPC listener, TLS from the first byte.
 //! - [`identity`]: certificates for workloads.
+//! - [`injector`]: sidecars into pods.
 //! - [`controller`]: all of it, assembled.
 
 pub mod controller;
 pub mod discovery;
 pub mod identity;
+pub mod injector;
 pub mod source;
 pub mod transport;
