@@ -1,5 +1,5 @@
-//! A control plane that is killed and started again under load. `up` ends with its control plane,
-//! so here it runs beside sidecars that the test starts itself.
+//! A control plane that is killed and started again under load, and a sidecar that is, without it.
+//! `up` ends with its control plane, so here it runs beside sidecars that the test starts itself.
 
 use std::{
     fs,
@@ -27,6 +27,9 @@ use super::{
 };
 
 const PATH: &str = "/api/v1/products";
+/// Ports of a sidecar that lead to a service with sidecars, and to one without.
+const MESHED: u16 = 20_001;
+const PLAIN: u16 = 20_002;
 const LEAF_LIFETIME: Duration = Duration::from_secs(6);
 
 #[test]
@@ -52,7 +55,7 @@ fn a_control_plane_is_killed_and_started_again_under_load() {
         processes.sidecar(&bed, &control_plane, &name, app.sidecar, Some(*app));
     }
     processes.sidecar(&bed, &control_plane, "client", client, None);
-    let products = SocketAddr::from((client, 20_001));
+    let products = SocketAddr::from((client, MESHED));
     for sidecar in [client, apps[0].sidecar, apps[1].sidecar] {
         eventually("a sidecar is ready", || ready(sidecar));
     }
@@ -74,6 +77,87 @@ fn a_control_plane_is_killed_and_started_again_under_load() {
     }
     load.more(50);
     load.end_without_failure();
+}
+
+/// DESIGN §4: without a control plane a sidecar works on, after a restart from local disk.
+#[test]
+fn a_sidecar_is_killed_and_started_again_without_a_control_plane() {
+    let bed = Bed::new();
+    bed.service("products", "products", "http");
+    let app = bed.app("products-v1", "products", "product", "v1");
+    let client = bed.workload("client", "client", "v1", None, &[]);
+    let mut processes = Processes(Vec::new());
+    let outside = super::bed::free_port();
+    bed.write("outside", &outside_service(outside));
+    for port in [app.port, outside].map(|port| port.to_string()) {
+        let shop = ["shop", "product", "--port", &port, "--version", "v1"];
+        processes.start(&shop.map(PathBuf::from));
+    }
+    let mut control_plane = ControlPlane::start(&bed, SocketAddr::from(([127, 0, 0, 1], 0)));
+    let address = control_plane.running.address();
+    processes.sidecar(&bed, &control_plane, "products-v1", app.sidecar, Some(app));
+    let sidecar = processes.sidecar(&bed, &control_plane, "client", client, None);
+    let status = |port| call(SocketAddr::from((client, port)), "GET", PATH, &[]).status;
+    let config = || call(SocketAddr::from((client, 15_020)), "GET", "/config", &[]).json();
+    eventually("sidecars are ready", || ready(client) && ready(app.sidecar));
+    assert_eq!((status(MESHED), status(PLAIN)), (200, 200));
+    let kept = bed.state().join("client.state/resources");
+    eventually("what is used is on disk", || {
+        let content = fs::read(&kept).unwrap_or_default();
+        let content = String::from_utf8_lossy(&content);
+        content.contains("outside.example.com:80") && content.contains("products.shop")
+    });
+
+    control_plane.kill();
+    processes.again(sidecar);
+    eventually("it listens", || listens(client, PLAIN));
+    assert_eq!(status(PLAIN), 200, "the first request, from local disk");
+    let reply = call(SocketAddr::from((client, MESHED)), "GET", PATH, &[]);
+    assert_eq!(
+        reply.status, 503,
+        "its key was in memory alone: no mTLS, and no plain text"
+    );
+    assert!(!reply.reason().is_empty());
+    let not_ready = call(SocketAddr::from((client, 15_020)), "GET", "/ready", &[]);
+    assert_eq!(not_ready.status, 503);
+    assert_eq!(not_ready.json()["missing"], json!(["certificate"]));
+    assert_eq!(config()["control_plane"]["connected"], false);
+    assert!(config()["control_plane"]["restored_from_disk"].is_string());
+
+    control_plane = ControlPlane::start(&bed, address);
+    eventually("it is ready again", || ready(client));
+    eventually("mTLS is back", || status(MESHED) == 200);
+
+    // An altered file is as good as none.
+    control_plane.kill();
+    processes.kill(sidecar);
+    let mut altered = fs::read(&kept).unwrap();
+    *altered.last_mut().unwrap() ^= 1;
+    fs::write(&kept, altered).unwrap();
+    processes.again(sidecar);
+    eventually("it listens", || listens(client, PLAIN));
+    assert_eq!(config()["control_plane"]["restored_from_disk"], Value::Null);
+    assert_eq!(status(PLAIN), 503);
+}
+
+/// A service without sidecars.
+fn outside_service(port: u16) -> String {
+    format!(
+        r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: outside, namespace: shop}}
+spec:
+  hosts: [outside.example.com]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{{number: 80, name: http, protocol: HTTP}}]
+  endpoints:
+  - address: 127.0.0.1
+    labels: {{security.istio.io/tlsMode: disabled}}
+    ports: {{http: {port}}}
+"#
+    )
 }
 
 /// A control plane in a runtime of its own, which can be taken away at once.
@@ -111,13 +195,31 @@ impl ControlPlane {
     }
 }
 
-/// Ended when dropped.
-struct Processes(Vec<Child>);
+/// With how each was started. Ended when dropped.
+struct Processes(Vec<(Child, Vec<PathBuf>)>);
+
+fn spawn(arguments: &[PathBuf]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(arguments).spawn().unwrap()
+}
 
 impl Processes {
-    fn start(&mut self, arguments: &[PathBuf]) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
-        self.0.push(command.args(arguments).spawn().unwrap());
+    fn start(&mut self, arguments: &[PathBuf]) -> usize {
+        self.0.push((spawn(arguments), arguments.to_vec()));
+        self.0.len() - 1
+    }
+
+    fn kill(&mut self, index: usize) {
+        let (child, _) = &mut self.0[index];
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Killed if it still runs, and started as it was.
+    fn again(&mut self, index: usize) {
+        self.kill(index);
+        let (child, arguments) = &mut self.0[index];
+        *child = spawn(arguments);
     }
 
     fn sidecar(
@@ -127,7 +229,7 @@ impl Processes {
         name: &str,
         address: Ipv4Addr,
         app: Option<App>,
-    ) {
+    ) -> usize {
         let account = if app.is_some() { "products" } else { "client" };
         let identity: SpiffeId = format!("spiffe://cluster.local/ns/shop/sa/{account}")
             .parse()
@@ -142,10 +244,14 @@ impl Processes {
             let application = SocketAddr::from((Ipv4Addr::LOCALHOST, app.port));
             json!({"listen": SocketAddr::from((address, app.port)), "port": app.port, "application": application})
         });
-        let outbound = json!({
-            "listen": SocketAddr::from((address, 20_001)),
-            "authority": "products.shop.svc.cluster.local:80",
+        let outbound = [
+            (MESHED, "products.shop.svc.cluster.local:80"),
+            (PLAIN, "outside.example.com:80"),
+        ];
+        let outbound = outbound.map(|(port, authority)| {
+            json!({"listen": SocketAddr::from((address, port)), "authority": authority})
         });
+        fs::create_dir_all(file("state")).unwrap();
         let bootstrap = json!({
             "workload": workload.to_string(),
             "service_account": account,
@@ -155,18 +261,19 @@ impl Processes {
             "root_file": file("root"),
             "token_file": file("token"),
             "admin": SocketAddr::from((address, 15_020)),
-            "outbound": [outbound],
+            "state_dir": file("state"),
+            "outbound": outbound,
             "inbound": Vec::from_iter(inbound),
             "log": "error",
         });
         write(&file("json"), &bootstrap.to_string());
-        self.start(&["proxy".into(), file("json")]);
+        self.start(&["proxy".into(), file("json")])
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        for child in &mut self.0 {
+        for (child, _) in &mut self.0 {
             // An error says that it has ended.
             child.kill().ok();
             child.wait().ok();
@@ -180,7 +287,11 @@ fn write(path: &Path, text: &str) {
 
 fn ready(sidecar: Ipv4Addr) -> bool {
     let admin = SocketAddr::from((sidecar, 15_020));
-    std::net::TcpStream::connect(admin).is_ok() && call(admin, "GET", "/ready", &[]).status == 200
+    listens(sidecar, 15_020) && call(admin, "GET", "/ready", &[]).status == 200
+}
+
+fn listens(sidecar: Ipv4Addr, port: u16) -> bool {
+    std::net::TcpStream::connect((sidecar, port)).is_ok()
 }
 
 /// Of the certificate in force.
