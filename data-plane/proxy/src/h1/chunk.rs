@@ -43,6 +43,8 @@ pub struct ChunkDecoder {
     state: State,
     extension_bytes: usize,
     trailers: Trailers,
+    /// What broke it: nothing behind that can be trusted to be where it seems.
+    broken: Option<Reject>,
 }
 
 impl Default for ChunkDecoder {
@@ -51,6 +53,7 @@ impl Default for ChunkDecoder {
             state: State::Size { digits: 0, size: 0 },
             extension_bytes: 0,
             trailers: Trailers::default(),
+            broken: None,
         }
     }
 }
@@ -60,7 +63,17 @@ impl ChunkDecoder {
     ///
     /// # Errors
     /// Any departure from the grammar, and the limits above and those of a head for trailers.
+    /// An error is final: every later step returns it again.
     pub fn step(&mut self, input: &[u8]) -> Result<Step, Reject> {
+        if let Some(reject) = self.broken {
+            return Err(reject);
+        }
+        let step = self.read(input);
+        self.broken = step.as_ref().err().copied();
+        step
+    }
+
+    fn read(&mut self, input: &[u8]) -> Result<Step, Reject> {
         let mut at = 0;
         loop {
             if let State::Trailers(scanner) = &mut self.state {

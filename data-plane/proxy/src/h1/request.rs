@@ -199,6 +199,17 @@ impl RequestHead {
         self.host.is_some()
     }
 
+    /// Whether the `Host` line may leave as it came: at most one space around its value. Servers
+    /// differ on tabs there: some refuse them, some take them for a part of the name.
+    pub(super) fn host_is_plain(&self) -> bool {
+        self.host.is_none_or(|host| {
+            let range = host.range();
+            let before = self.raw.get(..range.start).unwrap_or_default();
+            let after = self.raw.get(range.end..).unwrap_or_default();
+            (before.ends_with(b":") || before.ends_with(b": ")) && after.starts_with(b"\r\n")
+        })
+    }
+
     pub(super) fn field_list(&self) -> &[Field] {
         self.fields.as_slice()
     }

@@ -115,7 +115,8 @@ pub fn request(head: &RequestHead, edit: &RequestEdit<'_>, out: &mut Vec<u8>) {
     out.push(b' ');
     out.extend_from_slice(edit.path.map_or_else(|| head.path_bytes(), str::as_bytes));
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    let new_host = edit.authority.is_some() || head.is_absolute() || !head.has_host();
+    let new_host =
+        edit.authority.is_some() || head.is_absolute() || !head.has_host() || !head.host_is_plain();
     if new_host {
         // HTTP/1.0 without Host and no other authority: an empty one says the same in HTTP/1.1
         // (RFC 9110 §7.2).

@@ -174,6 +174,25 @@ fn every_chunk_stream_has_its_verdict() {
     assert!(rows.len() >= 70);
 }
 
+/// Whoever looks on after a refusal, to see whether the body has ended, must not be told so.
+#[test]
+fn the_refusal_of_a_chunk_stream_is_final() {
+    for (line, _, bytes) in rows(CHUNKS) {
+        let mut decoder = ChunkDecoder::default();
+        let mut rest = bytes.as_slice();
+        let reject = loop {
+            match decoder.step(rest) {
+                Ok(step) if step.done || step.data == 0 => break None,
+                Ok(step) => rest = &rest[step.skip + step.data..],
+                Err(reject) => break Some(reject),
+            }
+        };
+        if let Some(reject) = reject {
+            assert_eq!(decoder.step(rest), Err(reject), "line {line}");
+        }
+    }
+}
+
 #[test]
 fn trailers_are_filtered_and_written_anew() {
     let stream =

@@ -54,6 +54,18 @@ fn what_belongs_to_the_hop_stays_behind() {
 }
 
 #[test]
+fn a_host_with_odd_space_around_it_is_written_anew() {
+    for odd in ["\ta", " \ta", "a\t", "a ", "  a"] {
+        let out = request(&format!("GET / HTTP/1.1\r\nHost:{odd}\r\n\r\n"), &PLAIN);
+        assert_eq!(out, "GET / HTTP/1.1\r\nhost: a\r\n\r\n", "{odd:?}");
+    }
+    for plain in ["a", " a"] {
+        let out = request(&format!("GET / HTTP/1.1\r\nHost:{plain}\r\n\r\n"), &PLAIN);
+        assert_eq!(out, format!("GET / HTTP/1.1\r\nHost:{plain}\r\n\r\n"));
+    }
+}
+
+#[test]
 fn framing_and_host_cannot_be_nominated_away() {
     let out = request(
         "POST / HTTP/1.1\r\nHost: a\r\nConnection: host, content-length, close\r\nContent-Length: 3\r\n\r\n",
