@@ -1,8 +1,12 @@
-//! Which service a host means: full names, short names, virtual addresses.
+//! Which service a host means: full names, short names, virtual addresses, addresses of pods.
+//!
+//! A resolver keeps a copy of all of it and is replaced when it changes. Names change rarely and
+//! are copied whole; pods come and go, so their addresses stand in many small maps of which a
+//! change copies one.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -45,12 +49,25 @@ struct Owner {
     name: ServiceName,
 }
 
+/// The destination that an address of one of its pods means. Ordered: the oldest service first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Direct {
+    pub(crate) age: Age,
+    pub(crate) destination: DestinationName,
+}
+
+type DirectMap = HashMap<SocketAddr, BTreeSet<Direct>>;
+
+/// Maps of addresses: some 100 addresses each where there are 10,000 pods.
+const DIRECT_MAPS: usize = 128;
+
 /// Host names and virtual addresses of all services.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aliases {
     cluster_domain: Hostname,
-    owners: HashMap<Hostname, BTreeSet<Owner>>,
-    services: HashMap<ServiceName, Entry>,
+    owners: Arc<HashMap<Hostname, BTreeSet<Owner>>>,
+    services: Arc<HashMap<ServiceName, Entry>>,
+    direct: Vec<Arc<DirectMap>>,
 }
 
 /// What is known of a service.
@@ -65,15 +82,17 @@ impl Aliases {
     pub(crate) fn new(cluster_domain: Hostname) -> Self {
         Self {
             cluster_domain,
-            owners: HashMap::new(),
-            services: HashMap::new(),
+            owners: Arc::default(),
+            services: Arc::default(),
+            direct: vec![Arc::default(); DIRECT_MAPS],
         }
     }
 
     /// The destination that a client in `namespace` means: `orders`, `orders.shop`,
     /// `orders.shop.svc`, the full name, the host of a ServiceEntry, or a virtual address.
     /// A Service goes before a ServiceEntry, and among ServiceEntries for one host that of the
-    /// client's own namespace, then the oldest.
+    /// client's own namespace, then the oldest. An address that is none of these means the
+    /// destination of which it is an endpoint, that of the oldest service if it is of several.
     #[must_use]
     pub fn resolve(&self, namespace: &Namespace, authority: &Authority) -> Option<DestinationName> {
         let host = &authority.host;
@@ -91,8 +110,17 @@ impl Aliases {
         let found = short.or_else(|| {
             self.candidates(host, namespace)
                 .find(|name| self.has_port(name, authority.port))
-        })?;
-        Some(found.port(authority.port))
+        });
+        match found {
+            Some(found) => Some(found.port(authority.port)),
+            None => self.endpoint(authority),
+        }
+    }
+
+    fn endpoint(&self, authority: &Authority) -> Option<DestinationName> {
+        let address = SocketAddr::new(authority.host.address()?, authority.port.get());
+        let direct = self.direct.get(direct_map(&address))?.get(&address)?;
+        Some(direct.first()?.destination.clone())
     }
 
     /// The service that has the full name `host`, as seen from `namespace`.
@@ -166,12 +194,12 @@ impl Aliases {
             name: name.clone(),
         };
         for host in &hosts {
-            self.owners
+            Arc::make_mut(&mut self.owners)
                 .entry(host.clone())
                 .or_default()
                 .insert(owner.clone());
         }
-        self.services.insert(
+        Arc::make_mut(&mut self.services).insert(
             name.clone(),
             Entry {
                 owner,
@@ -183,16 +211,55 @@ impl Aliases {
 
     /// Takes a service out.
     pub(crate) fn remove(&mut self, name: &ServiceName) {
-        let Some(entry) = self.services.remove(name) else {
+        if !self.services.contains_key(name) {
+            return;
+        }
+        let Some(entry) = Arc::make_mut(&mut self.services).remove(name) else {
             return;
         };
+        let all = Arc::make_mut(&mut self.owners);
         for host in &entry.hosts {
-            if let Some(owners) = self.owners.get_mut(host) {
+            if let Some(owners) = all.get_mut(host) {
                 owners.remove(&entry.owner);
                 if owners.is_empty() {
-                    self.owners.remove(host);
+                    all.remove(host);
                 }
             }
         }
     }
+
+    /// Enters the addresses of a service's pods in place of those it had.
+    pub(crate) fn replace_direct(
+        &mut self,
+        before: &BTreeMap<SocketAddr, Direct>,
+        after: &BTreeMap<SocketAddr, Direct>,
+    ) {
+        for (address, direct) in before {
+            if after.get(address) != Some(direct) {
+                let all = Arc::make_mut(&mut self.direct[direct_map(address)]);
+                if let Some(of_address) = all.get_mut(address) {
+                    of_address.remove(direct);
+                    if of_address.is_empty() {
+                        all.remove(address);
+                    }
+                }
+            }
+        }
+        for (address, direct) in after {
+            if before.get(address) != Some(direct) {
+                let all = Arc::make_mut(&mut self.direct[direct_map(address)]);
+                all.entry(*address).or_default().insert(direct.clone());
+            }
+        }
+    }
+}
+
+/// Which map an address is in: any spread will do that is the same for all.
+fn direct_map(address: &SocketAddr) -> usize {
+    let last = match address.ip() {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    let mixed = last ^ (last >> 7) ^ u128::from(address.port());
+    usize::try_from(mixed & 0xffff).unwrap_or_default() % DIRECT_MAPS
 }

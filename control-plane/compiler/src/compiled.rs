@@ -45,7 +45,7 @@ impl<T: PartialEq> Variants<T> {
 /// Every resource, by name.
 pub type Resources = BTreeMap<ResourceName, Variants<Resource>>;
 
-/// A workload that has, or may have, a sidecar: a WorkloadEntry.
+/// A workload that has, or may have, a sidecar: a WorkloadEntry, or a Pod that has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
     /// Key of its InboundPolicy.

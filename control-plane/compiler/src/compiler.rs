@@ -5,9 +5,11 @@
 //! (a property test holds it to that): everything kept here is a function of the present objects.
 //!
 //! Who depends on what: a service on its own objects, the workloads its selector picks, its slices,
-//! routes and policies for its host, routes that name it as a parent, on the ports and subsets of
-//! the hosts that its routes name, and on the ReferenceGrants where they are; a workload on the
-//! services that pick it.
+//! the Pods and Nodes that these name, routes and policies for its host, routes that name it as a
+//! parent, on the ports and subsets of the hosts that its routes name, and on the ReferenceGrants
+//! where they are; a workload on its namespace and the services that pick it.
+//!
+//! Longer than most, because what depends on what has to be seen in one place.
 
 mod report;
 
@@ -19,7 +21,7 @@ use std::{
 use outrigger_model::{Hostname, Namespace, Resource, ResourceName};
 
 use crate::{
-    Object, ObjectKey, Options,
+    Kind, Object, ObjectKey, Options,
     aliases::{Aliases, ServiceName},
     compiled::{Resources, Variants, Workload},
     index::{Index, slice_service},
@@ -118,10 +120,10 @@ impl Compiler {
     /// just taken out of it.
     fn touch(&self, object: &Arc<Object>, dirty: &mut Dirty) {
         let Some(namespace) = object.namespace() else {
-            return;
+            return self.touch_global(object, dirty);
         };
         match object.spec() {
-            Spec::None => {}
+            Spec::None | Spec::Namespace(_) | Spec::Node(_) => {}
             Spec::Service(_) | Spec::ServiceEntry(_) => {
                 let names = self.index.defined_by(object);
                 // Those that another object of the same name picks as well: a Service takes the
@@ -129,7 +131,7 @@ impl Compiler {
                 let others = names.iter().flat_map(|name| self.index.all_claims(name));
                 let services = others.map(|claim| claim.service).chain(object.service());
                 for service in services {
-                    let picked = self.index.selected(namespace, &service.selector);
+                    let picked = self.index.picked(namespace, &service.selector);
                     let keys = picked.map(|(object, _)| Arc::clone(object.shared_key()));
                     dirty.workloads.extend(keys);
                 }
@@ -137,6 +139,17 @@ impl Compiler {
             }
             Spec::EndpointSlice(slice) => {
                 dirty.services.extend(slice_service(namespace, slice));
+            }
+            Spec::Pod(_) => {
+                dirty.workloads.insert(Arc::clone(object.shared_key()));
+                let entry = ObjectKey {
+                    kind: Kind::WorkloadEntry,
+                    ..object.key().clone()
+                };
+                dirty.workloads.insert(Arc::new(entry));
+                let pod = &object.key().name;
+                let services = self.index.services_of_pod(namespace, pod);
+                dirty.services.extend(services);
             }
             Spec::WorkloadEntry(entry) => {
                 dirty.workloads.insert(Arc::clone(object.shared_key()));
@@ -169,6 +182,20 @@ impl Compiler {
         }
     }
 
+    /// The same for an object without a namespace.
+    fn touch_global(&self, object: &Object, dirty: &mut Dirty) {
+        let name = &object.key().name;
+        if let Spec::Node(_) = object.spec() {
+            dirty.services.extend(self.index.services_of_node(name));
+        }
+        if let Spec::Namespace(_) = object.spec()
+            && let Ok(namespace) = Namespace::parse(name.as_str())
+        {
+            let residents = self.index.residents(&namespace);
+            dirty.workloads.extend(residents.cloned());
+        }
+    }
+
     fn compile(&mut self, mut dirty: Dirty) -> Update {
         let mut update = Update::default();
         let before = (!dirty.definitions.is_empty()).then(|| self.definitions(&dirty));
@@ -193,9 +220,7 @@ impl Compiler {
             let after = service::compile(&self.index, name);
             self.replace_service(name, after, &mut update);
         }
-        for key in dirty.workloads {
-            self.replace_workload(&key, &mut update);
-        }
+        self.replace_workloads(dirty.workloads, &mut update);
         update
             .changed
             .retain(|name| self.resources.contains_key(name));
@@ -228,6 +253,11 @@ impl Compiler {
             &before.grants,
             &after.grants,
         );
+        if before.direct != after.direct {
+            let aliases = &mut self.index.aliases;
+            aliases.replace_direct(&before.direct, &after.direct);
+            update.aliases = true;
+        }
         for gone in before.resources.keys() {
             if !after.resources.contains_key(gone) {
                 self.resources.remove(gone);
@@ -246,30 +276,34 @@ impl Compiler {
         }
     }
 
-    fn replace_workload(&mut self, key: &Arc<ObjectKey>, update: &mut Update) {
-        let object = self.index.get(key);
-        let after = object.and_then(|object| workload::compile(&self.index, object));
-        let before = self.workloads.remove(key);
-        if before == after {
-            self.workloads
-                .extend(after.map(|after| (Arc::clone(key), after)));
-            return;
+    fn replace_workloads(&mut self, keys: BTreeSet<Arc<ObjectKey>>, update: &mut Update) {
+        // A policy may pass from a WorkloadEntry to a Pod of the same name, and back.
+        let mut policies: BTreeMap<ResourceName, Option<Variants<Resource>>> = BTreeMap::new();
+        for key in keys {
+            let object = self.index.get(&key);
+            let after = object.and_then(|object| workload::compile(&self.index, object));
+            let before = self.workloads.remove(&key);
+            update.workloads |= before != after;
+            if let Some(before) = before {
+                policies.entry(before.name).or_default();
+            }
+            if let Some(after) = after {
+                policies.insert(after.name.clone(), Some(after.policy.clone()));
+                self.workloads.insert(key, after);
+            }
         }
-        update.workloads = true;
-        match (before, after) {
-            (before, Some(after)) => {
-                if before.is_none_or(|before| before.policy != after.policy) {
-                    self.resources
-                        .insert(after.name.clone(), after.policy.clone());
-                    update.changed.insert(after.name.clone());
+        for (name, policy) in policies {
+            match policy {
+                Some(policy) if self.resources.get(&name) == Some(&policy) => {}
+                Some(policy) => {
+                    self.resources.insert(name.clone(), policy);
+                    update.changed.insert(name);
                 }
-                self.workloads.insert(Arc::clone(key), after);
+                None => {
+                    self.resources.remove(&name);
+                    update.removed.insert(name);
+                }
             }
-            (Some(before), None) => {
-                self.resources.remove(&before.name);
-                update.removed.insert(before.name);
-            }
-            (None, None) => {}
         }
     }
 

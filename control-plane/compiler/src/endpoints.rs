@@ -2,8 +2,9 @@
 //! from a ServiceEntry's own list.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use outrigger_model::{
@@ -15,7 +16,7 @@ use crate::{
     aliases::ServiceName,
     index::{Claim, Index, carries},
     ir::Labels,
-    object::{ServicePort, Spec, TargetPort, WorkloadAddress},
+    object::{Service, ServicePort, SliceEndpoint, Spec, TargetPort, WorkloadAddress},
     options::Membership,
 };
 
@@ -38,6 +39,7 @@ pub(crate) fn of_port(
     name: &ServiceName,
     claim: &Claim<'_>,
     port: &ServicePort,
+    direct: &mut BTreeSet<SocketAddr>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Candidates {
     let mut found = Candidates::new();
@@ -58,6 +60,7 @@ pub(crate) fn of_port(
         }
         return found;
     }
+    let mut sliced = Candidates::new();
     for object in index.slices(name) {
         let Spec::EndpointSlice(slice) = object.spec() else {
             continue;
@@ -66,21 +69,71 @@ pub(crate) fn of_port(
             continue;
         };
         for endpoint in &slice.endpoints {
-            let candidate = Candidate {
-                weight: Weight::ONE,
-                locality: endpoint.locality.clone(),
-                peer: Peer::Plain,
-                state: endpoint.state,
-                labels: Labels::new(),
+            let Some(candidate) = of_slice(index, object, endpoint, diagnostics) else {
+                continue;
             };
-            enter(
-                &mut found,
-                SocketAddr::new(endpoint.address, number.get()),
-                candidate,
-            );
+            let at = SocketAddr::new(endpoint.address, number.get());
+            direct.insert(at);
+            enter(&mut sliced, at, candidate);
         }
     }
+    for (at, candidate) in one_family(sliced, claim.service) {
+        enter(&mut found, at, candidate);
+    }
     found
+}
+
+/// An address of a slice: its Pod says who answers there. One whose Pod is not known is left out
+/// until it is, for it may be meshed and must then get no plain text.
+fn of_slice(
+    index: &Index,
+    object: &Object,
+    endpoint: &SliceEndpoint,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Candidate> {
+    let mut peer = Peer::Plain;
+    let mut labels = Labels::new();
+    if let Some(name) = &endpoint.pod {
+        let namespace = object.namespace()?;
+        let pod = index.pod(namespace, name);
+        let Some(pod) = pod.filter(|pod| pod.addresses.contains(&endpoint.address)) else {
+            let message = format!(
+                "no Pod {name} has address {}: the endpoint is left out",
+                endpoint.address
+            );
+            let (severity, code) = (Severity::Warning, Code::Endpoint);
+            diagnostics.push(object.diagnose(severity, code, "endpoints", message));
+            return None;
+        };
+        if pod.is_meshed {
+            let trust_domain = &index.options.settings.trust_domain;
+            peer = Peer::Meshed(pod.instance.identity(trust_domain, namespace));
+        }
+        labels.clone_from(&pod.instance.labels);
+    }
+    let node = endpoint.node.as_ref();
+    let mut locality = node.map_or_else(Locality::default, |node| index.locality(node));
+    if !endpoint.zone.is_empty() {
+        locality.zone = Arc::clone(&endpoint.zone);
+    }
+    Some(Candidate {
+        weight: Weight::ONE,
+        locality,
+        peer,
+        state: endpoint.state,
+        labels,
+    })
+}
+
+/// A pod of a dual-stack service is in a slice of each family: those of the service's first
+/// family, if there are any, or it would count twice.
+fn one_family(mut sliced: Candidates, service: &Service) -> Candidates {
+    if let Some(is_v6) = service.is_v6_first
+        && sliced.keys().any(|at| at.is_ipv6() == is_v6)
+    {
+        sliced.retain(|at, _| at.is_ipv6() == is_v6);
+    }
+    sliced
 }
 
 fn enter(found: &mut Candidates, at: SocketAddr, candidate: Candidate) {
@@ -145,6 +198,15 @@ pub(crate) fn target(workload: &WorkloadAddress, port: &ServicePort) -> Option<P
     }
     match &port.target {
         TargetPort::Name(name) => workload.ports.get(name).copied(),
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Same => Some(port.port),
+    }
+}
+
+/// Where a Pod takes a service port's traffic (Service `targetPort`).
+pub(crate) fn target_of_pod(pod: &WorkloadAddress, port: &ServicePort) -> Option<Port> {
+    match &port.target {
+        TargetPort::Name(name) => pod.ports.get(name).copied(),
         TargetPort::Number(number) => Some(*number),
         TargetPort::Same => Some(port.port),
     }

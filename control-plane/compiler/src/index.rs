@@ -2,7 +2,11 @@
 //!
 //! Holds inputs only: everything here is a function of the present objects, whatever order they
 //! came in. What the services need from it is found without scanning all objects.
+//!
+//! Longer than most, because whatever enters one of its maps has to leave it the same way: both are
+//! one function beside the maps.
 
+mod cluster;
 mod hosts;
 
 use std::{
@@ -17,7 +21,7 @@ use crate::{
     aliases::{Aliases, ServiceName},
     ir::{Host, Labels, Scope},
     merge::attached::{self, Attached},
-    object::{EndpointSlice, Service, Spec, WorkloadAddress},
+    object::{EndpointSlice, Pod, Service, Spec, WorkloadAddress},
 };
 
 /// Objects of a name, in the order of their keys.
@@ -34,7 +38,14 @@ pub(crate) struct Index {
     /// Objects that define a service: one Service, or ServiceEntries of one namespace.
     claims: BTreeMap<ServiceName, Keys>,
     slices: HashMap<ServiceName, Keys>,
+    /// Slices that name a Pod of their namespace.
+    slices_of_pod: HashMap<(Namespace, Hostname), Keys>,
+    /// Slices that name a Node.
+    slices_of_node: HashMap<Hostname, Keys>,
+    /// WorkloadEntries and Pods, by each label.
     workloads: HashMap<Label, Keys>,
+    /// The same, by namespace.
+    residents: HashMap<Namespace, Keys>,
     /// Services, with the object that says so, by the first label of their selector.
     selectors: HashMap<Label, BTreeSet<(ServiceName, Arc<ObjectKey>)>>,
     routes: HashMap<Host, Keys>,
@@ -66,7 +77,10 @@ impl Index {
             objects: HashMap::new(),
             claims: BTreeMap::new(),
             slices: HashMap::new(),
+            slices_of_pod: HashMap::new(),
+            slices_of_node: HashMap::new(),
             workloads: HashMap::new(),
+            residents: HashMap::new(),
             selectors: HashMap::new(),
             routes: HashMap::new(),
             policies: HashMap::new(),
@@ -101,7 +115,8 @@ impl Index {
             return;
         };
         match object.spec() {
-            Spec::None => {}
+            // Found by their keys.
+            Spec::None | Spec::Namespace(_) | Spec::Node(_) => {}
             Spec::Service(service) => {
                 let name = self.service_of(object);
                 self.enter_claim(&name, object, service, present);
@@ -119,8 +134,21 @@ impl Index {
                 if let Some(name) = slice_service(namespace, slice) {
                     change(&mut self.slices, name, key, present);
                 }
+                for endpoint in &slice.endpoints {
+                    if let Some(pod) = &endpoint.pod {
+                        let pod = (namespace.clone(), pod.clone());
+                        change(&mut self.slices_of_pod, pod, key, present);
+                    }
+                    if let Some(node) = &endpoint.node {
+                        change(&mut self.slices_of_node, node.clone(), key, present);
+                    }
+                }
             }
-            Spec::WorkloadEntry(workload) => {
+            Spec::WorkloadEntry(workload)
+            | Spec::Pod(Pod {
+                instance: workload, ..
+            }) => {
+                change(&mut self.residents, namespace.clone(), key, present);
                 for (label, value) in &workload.labels {
                     let label = (namespace.clone(), Arc::clone(label), Arc::clone(value));
                     change(&mut self.workloads, label, key, present);
@@ -276,6 +304,9 @@ impl Index {
                 })
                 .collect(),
             Spec::None
+            | Spec::Namespace(_)
+            | Spec::Node(_)
+            | Spec::Pod(_)
             | Spec::EndpointSlice(_)
             | Spec::WorkloadEntry(_)
             | Spec::Routes(_)
@@ -298,8 +329,19 @@ impl Index {
         self.keys(self.slices.get(name))
     }
 
-    /// Workloads of a namespace that carry all of these labels; none if there are no labels.
+    /// WorkloadEntries of a namespace that carry all of these labels; none if there are no labels.
     pub(crate) fn selected<'a>(
+        &'a self,
+        namespace: &Namespace,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = (&'a Arc<Object>, &'a WorkloadAddress)> {
+        self.picked(namespace, selector)
+            .filter(|(object, _)| object.workload().is_some())
+    }
+
+    /// The same, and Pods: their addresses come from EndpointSlices, their inbound ports from the
+    /// services that pick them.
+    pub(crate) fn picked<'a>(
         &'a self,
         namespace: &Namespace,
         selector: &'a Labels,
@@ -313,7 +355,7 @@ impl Index {
             .min_by_key(|keys| keys.map_or(0, BTreeSet::len))
             .flatten();
         self.keys(smallest)
-            .filter_map(|object| Some((object, object.workload()?)))
+            .filter_map(|object| Some((object, object.instance()?)))
             .filter(move |(_, workload)| carries(&workload.labels, selector))
     }
 

@@ -40,7 +40,9 @@ pub use compiler::{Change, Compiler, Update};
 pub use diagnostic::{Code, Diagnostic, Severity};
 pub use document::{Node, Position, Provenance, Source};
 pub use ledger::{FieldState, LedgerEntry};
-pub use object::{Kind, Metadata, NotUsed, Object, ObjectKey, Reading, WorkloadAddress, read};
+pub use object::{
+    Kind, Metadata, NotUsed, Object, ObjectKey, PodIdentity, Reading, WorkloadAddress, read,
+};
 pub use options::{Membership, Options};
 pub use status::{
     CONTROLLER_NAME, Condition, ConditionKind, FieldSummary, ObjectStatus, ParentReference,

@@ -6,14 +6,19 @@
 mod endpoint;
 mod endpoint_slice;
 mod key;
+mod namespace;
+mod node;
+mod pod;
 mod reading;
 mod reference_grant;
 mod service;
 mod service_entry;
 
 pub use endpoint::WorkloadAddress;
-pub(crate) use endpoint_slice::EndpointSlice;
+pub(crate) use endpoint_slice::{EndpointSlice, SliceEndpoint};
 pub use key::{Kind, ObjectKey};
+pub(crate) use pod::Pod;
+pub use pod::PodIdentity;
 pub use reading::{Metadata, NotUsed, Reading, read};
 pub(crate) use reading::{position_in, text_map};
 pub(crate) use reference_grant::Grant;
@@ -22,7 +27,7 @@ pub(crate) use service_entry::ServiceEntry;
 
 use std::sync::Arc;
 
-use outrigger_model::Namespace;
+use outrigger_model::{Locality, MtlsMode, Namespace};
 
 use crate::{
     Code, Diagnostic, Provenance, Severity, Source,
@@ -44,8 +49,13 @@ pub struct Object {
 /// What an object says.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Spec {
-    /// Nothing that is used (Namespace, ServiceAccount), or nothing that can be.
+    /// Nothing that is used (ServiceAccount), or nothing that can be.
     None,
+    /// Whether workloads of the namespace take plain text.
+    Namespace(MtlsMode),
+    /// Where a node is.
+    Node(Locality),
+    Pod(Pod),
     Service(Service),
     EndpointSlice(EndpointSlice),
     WorkloadEntry(WorkloadAddress),
@@ -99,6 +109,46 @@ impl Object {
         None
     }
 
+    /// Whom a Pod runs as, once it has an address or not.
+    #[must_use]
+    pub fn pod_identity(&self) -> Option<PodIdentity<'_>> {
+        let Spec::Pod(pod) = &self.spec else {
+            return None;
+        };
+        let Provenance::Api { uid } = &self.provenance else {
+            return None;
+        };
+        Some(PodIdentity {
+            uid,
+            service_account: &pod.instance.service_account,
+        })
+    }
+
+    /// A WorkloadEntry or a Pod as a running instance of an application.
+    pub(crate) fn instance(&self) -> Option<&WorkloadAddress> {
+        match &self.spec {
+            Spec::WorkloadEntry(workload) => Some(workload),
+            Spec::Pod(pod) => Some(&pod.instance),
+            Spec::None
+            | Spec::Namespace(_)
+            | Spec::Node(_)
+            | Spec::Service(_)
+            | Spec::EndpointSlice(_)
+            | Spec::ServiceEntry(_)
+            | Spec::Routes(_)
+            | Spec::Attached(_)
+            | Spec::Grant(_)
+            | Spec::Policy(_) => None,
+        }
+    }
+
+    pub(crate) fn pod(&self) -> Option<&Pod> {
+        if let Spec::Pod(pod) = &self.spec {
+            return Some(pod);
+        }
+        None
+    }
+
     pub(crate) fn routes(&self) -> Option<&Routes> {
         if let Spec::Routes(routes) = &self.spec {
             return Some(routes);
@@ -140,6 +190,9 @@ impl Object {
             Spec::Service(service) => Some(service),
             Spec::ServiceEntry(entry) => Some(&entry.service),
             Spec::None
+            | Spec::Namespace(_)
+            | Spec::Node(_)
+            | Spec::Pod(_)
             | Spec::EndpointSlice(_)
             | Spec::WorkloadEntry(_)
             | Spec::Routes(_)

@@ -118,6 +118,8 @@ pub(crate) fn of(kind: Kind) -> &'static Shape {
     match kind {
         Kind::Namespace => &kubernetes::NAMESPACE,
         Kind::ServiceAccount => &kubernetes::SERVICE_ACCOUNT,
+        Kind::Node => &kubernetes::NODE,
+        Kind::Pod => &kubernetes::POD,
         Kind::Service => &kubernetes::SERVICE,
         Kind::EndpointSlice => &kubernetes::ENDPOINT_SLICE,
         Kind::WorkloadEntry => &istio::WORKLOAD_ENTRY,

@@ -16,7 +16,7 @@ use outrigger_model::{
 
 use crate::{
     Code, Diagnostic, Kind, Object, ObjectKey, Severity,
-    aliases::ServiceName,
+    aliases::{Direct, ServiceName},
     compiled::Variants,
     defaults::Location,
     endpoints::{self, Candidates},
@@ -43,6 +43,8 @@ pub(crate) struct Compiled {
     pub(crate) references: BTreeSet<Hostname>,
     /// Namespaces whose ReferenceGrants its routes depend on.
     pub(crate) grants: BTreeSet<Namespace>,
+    /// Addresses of its pods, by which clients may mean it.
+    pub(crate) direct: BTreeMap<SocketAddr, Direct>,
 }
 
 /// Compiles a service; nothing if no object defines it.
@@ -169,15 +171,31 @@ impl Unit<'_> {
         for (port, with) in by_number.into_values() {
             let mut candidates = Candidates::new();
             let mut diagnostics = Vec::new();
+            let mut direct = BTreeSet::new();
+            let mut first = None;
             for claim in with {
+                first.get_or_insert_with(|| claim.object.age());
                 let own = claim.service.ports.iter().find(|own| own.port == port.port);
                 let own = own.unwrap_or(port);
-                let more = endpoints::of_port(self.index, self.name, claim, own, &mut diagnostics);
+                let more = endpoints::of_port(
+                    self.index,
+                    self.name,
+                    claim,
+                    own,
+                    &mut direct,
+                    &mut diagnostics,
+                );
                 for (address, candidate) in more {
                     candidates.entry(address).or_insert(candidate);
                 }
             }
             self.out.diagnostics.extend(diagnostics);
+            for (at, age) in direct.into_iter().zip(first.into_iter().cycle()) {
+                let destination = self.name.port(port.port);
+                let direct = Direct { age, destination };
+                // Of several ports that lead there, the lowest.
+                self.out.direct.entry(at).or_insert(direct);
+            }
             self.port(port, &vips, &candidates);
         }
     }
@@ -438,6 +456,8 @@ fn why_first(kind: Kind) -> &'static str {
         }
         Kind::HttpRoute => "an HTTPRoute goes before VirtualServices, and an older one first",
         Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
         | Kind::ServiceAccount
         | Kind::Service
         | Kind::EndpointSlice

@@ -160,6 +160,8 @@ pub(crate) fn of(index: &Index, object: &Object, ledger: &[LedgerEntry]) -> Opti
             Some(ObjectStatus::Fields(summary(object, ledger)))
         }
         Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
         | Kind::ServiceAccount
         | Kind::Service
         | Kind::EndpointSlice

@@ -1,9 +1,10 @@
-//! One workload compiled: its InboundPolicy, and what runs it needs to know.
+//! One workload compiled: its InboundPolicy, and what runs it needs to know. A WorkloadEntry is one,
+//! and a Pod that has a sidecar.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use outrigger_model::{
-    InboundPolicy, InboundPort, MtlsMode, Port, Protocol, Resource, ResourceName, WorkloadName,
+    InboundPolicy, InboundPort, Namespace, Port, Protocol, Resource, ResourceName, WorkloadName,
 };
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     object::by_name,
 };
 
-/// What a WorkloadEntry was compiled to.
+/// What a WorkloadEntry or a Pod was compiled to.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Compiled {
     pub(crate) workload: Arc<Workload>,
@@ -22,15 +23,33 @@ pub(crate) struct Compiled {
     pub(crate) policy: Variants<Resource>,
 }
 
-/// Compiles a WorkloadEntry; `None` for any other object.
+/// Whether a Pod with a sidecar has the name of a WorkloadEntry: whoever may write the one must not
+/// decide over the policy of the other.
+fn has_pod(index: &Index, namespace: &Namespace, object: &Object) -> bool {
+    let pod = index.pod(namespace, &object.key().name);
+    pod.is_some_and(|pod| pod.is_meshed && !pod.is_over)
+}
+
+/// Compiles a WorkloadEntry or a Pod; `None` for any other object and a Pod without a sidecar.
 pub(crate) fn compile(index: &Index, object: &Object) -> Option<Compiled> {
-    let entry = object.workload()?;
+    let entry = object.instance()?;
+    let pod = object.pod();
+    if pod.is_some_and(|pod| !pod.is_meshed || pod.is_over) {
+        return None;
+    }
     let namespace = object.namespace()?;
+    if pod.is_none() && has_pod(index, namespace, object) {
+        return None;
+    }
     let mut ports: BTreeMap<Port, Protocol> = BTreeMap::new();
     for service in index.selecting(namespace, entry) {
         for claim in index.claims(&service) {
             for port in &claim.service.ports {
-                let Some(number) = endpoints::target(entry, port) else {
+                let target = match pod {
+                    Some(_) => endpoints::target_of_pod(entry, port),
+                    None => endpoints::target(entry, port),
+                };
+                let Some(number) = target else {
                     continue;
                 };
                 // Of services that disagree, the first that declares something counts.
@@ -50,16 +69,17 @@ pub(crate) fn compile(index: &Index, object: &Object) -> Option<Compiled> {
         name: object.key().name.clone(),
     };
     let identity = entry.identity(&index.options.settings.trust_domain, namespace);
+    let mtls = index.mtls(namespace);
     let policy = InboundPolicy {
         name: name.clone(),
         identity: identity.clone(),
-        default_mtls: MtlsMode::Strict,
+        default_mtls: mtls,
         ports: ports
             .iter()
             .map(|(port, protocol)| InboundPort {
                 port: *port,
                 protocol: *protocol,
-                mtls: MtlsMode::Strict,
+                mtls,
             })
             .collect(),
     };

@@ -371,6 +371,8 @@ fn service<'a>(manifest: &'a Manifest, cluster_domain: &Hostname) -> Option<Serv
         }),
         Kind::Namespace
         | Kind::ServiceAccount
+        | Kind::Node
+        | Kind::Pod
         | Kind::EndpointSlice
         | Kind::WorkloadEntry
         | Kind::VirtualService

@@ -40,6 +40,9 @@ impl Compiler {
             Spec::Policy(policy) => vec![&policy.host],
             Spec::Attached(routes) => return self.detached(object, routes, all),
             Spec::None
+            | Spec::Namespace(_)
+            | Spec::Node(_)
+            | Spec::Pod(_)
             | Spec::Grant(_)
             | Spec::Service(_)
             | Spec::EndpointSlice(_)
@@ -134,8 +137,12 @@ fn unused(object: &Object) -> FieldState {
         Spec::Attached(_) => unreachable("no service that exists is its parent"),
         Spec::ServiceEntry(_) => unreachable("it defines no host that can be used"),
         Spec::EndpointSlice(_) => unreachable("its service does not exist"),
-        Spec::None | Spec::Service(_) | Spec::WorkloadEntry(_) | Spec::Grant(_) => {
-            FieldState::Active
-        }
+        Spec::None
+        | Spec::Namespace(_)
+        | Spec::Node(_)
+        | Spec::Pod(_)
+        | Spec::Service(_)
+        | Spec::WorkloadEntry(_)
+        | Spec::Grant(_) => FieldState::Active,
     }
 }

@@ -114,6 +114,6 @@ pub(super) fn locality(text: &str) -> Locality {
     }
 }
 
-fn default_account() -> ServiceAccount {
+pub(super) fn default_account() -> ServiceAccount {
     ServiceAccount::parse("default").expect("default is a valid name")
 }

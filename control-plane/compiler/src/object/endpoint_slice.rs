@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use outrigger_model::{EndpointState, Hostname, Locality, Port};
+use outrigger_model::{EndpointState, Hostname, Port};
 
 use crate::{Code, Node, Severity, document::Value, istio::Reader};
 
@@ -25,7 +25,12 @@ pub(crate) struct EndpointSlice {
 pub(crate) struct SliceEndpoint {
     pub(crate) address: IpAddr,
     pub(crate) state: EndpointState,
-    pub(crate) locality: Locality,
+    /// `zone`; the node knows more.
+    pub(crate) zone: Arc<str>,
+    /// Where it runs.
+    pub(crate) node: Option<Hostname>,
+    /// The Pod that answers, in the slice's namespace.
+    pub(crate) pod: Option<Hostname>,
 }
 
 /// Reads an EndpointSlice.
@@ -97,11 +102,17 @@ fn endpoint(reader: &mut Reader, node: &Node, index: usize) -> Option<SliceEndpo
     Some(SliceEndpoint {
         address,
         state: state(node.get("conditions"))?,
-        locality: Locality {
-            zone: zone.into(),
-            ..Locality::default()
-        },
+        zone: zone.into(),
+        node: name(node.get("nodeName")),
+        pod: node
+            .get("targetRef")
+            .filter(|target| target.get("kind").and_then(Node::text) == Some("Pod"))
+            .and_then(|target| name(target.get("name"))),
     })
+}
+
+fn name(node: Option<&Node>) -> Option<Hostname> {
+    Hostname::parse(node?.text()?).ok()
 }
 
 /// discovery/v1 EndpointConditions: not written means ready, and serving as ready.

@@ -11,6 +11,10 @@ pub enum Kind {
     Namespace,
     /// `v1` ServiceAccount.
     ServiceAccount,
+    /// `v1` Node.
+    Node,
+    /// `v1` Pod.
+    Pod,
     /// `v1` Service.
     Service,
     /// `discovery.k8s.io` EndpointSlice.
@@ -35,9 +39,11 @@ const ISTIO_VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Namespace,
         Self::ServiceAccount,
+        Self::Node,
+        Self::Pod,
         Self::Service,
         Self::EndpointSlice,
         Self::WorkloadEntry,
@@ -55,6 +61,8 @@ impl Kind {
         match self {
             Self::Namespace => "Namespace",
             Self::ServiceAccount => "ServiceAccount",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::WorkloadEntry => "WorkloadEntry",
@@ -71,7 +79,7 @@ impl Kind {
     #[must_use]
     pub fn group(self) -> &'static str {
         match self {
-            Self::Namespace | Self::ServiceAccount | Self::Service => "",
+            Self::Namespace | Self::ServiceAccount | Self::Node | Self::Pod | Self::Service => "",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::WorkloadEntry
             | Self::ServiceEntry
@@ -85,7 +93,12 @@ impl Kind {
     #[must_use]
     pub fn versions(self) -> &'static [&'static str] {
         match self {
-            Self::Namespace | Self::ServiceAccount | Self::Service | Self::GrpcRoute => &["v1"],
+            Self::Namespace
+            | Self::ServiceAccount
+            | Self::Node
+            | Self::Pod
+            | Self::Service
+            | Self::GrpcRoute => &["v1"],
             Self::EndpointSlice | Self::HttpRoute | Self::ReferenceGrant => &["v1", "v1beta1"],
             Self::WorkloadEntry
             | Self::ServiceEntry
@@ -97,7 +110,7 @@ impl Kind {
     /// Whether objects of this kind live in a namespace.
     #[must_use]
     pub fn is_namespaced(self) -> bool {
-        self != Self::Namespace
+        !matches!(self, Self::Namespace | Self::Node)
     }
 
     /// The kind of `apiVersion` and `kind`, if it is one that is used.

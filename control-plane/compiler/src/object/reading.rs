@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use outrigger_model::{Hostname, Namespace};
 
 use super::{
-    Kind, Object, ObjectKey, Spec, endpoint, endpoint_slice, reference_grant, service,
-    service_entry,
+    Kind, Object, ObjectKey, Spec, endpoint, endpoint_slice, namespace, node as node_object, pod,
+    reference_grant, service, service_entry,
 };
 use crate::{
     Code, Diagnostic, Node, Provenance, Severity, Source, document::Value, gateway, istio,
@@ -173,7 +173,10 @@ fn object(node: &Node, key: ObjectKey, provenance: &Provenance) -> Object {
     };
     let empty = Node::map(node.position, []);
     let spec = match key.kind {
-        Kind::Namespace | Kind::ServiceAccount => Spec::None,
+        Kind::ServiceAccount => Spec::None,
+        Kind::Namespace => Spec::Namespace(namespace::read(&mut reader, node)),
+        Kind::Node => Spec::Node(node_object::read(node)),
+        Kind::Pod => Spec::Pod(pod::read(&mut reader, node)),
         Kind::Service => Spec::Service(service::read(&mut reader, node)),
         Kind::EndpointSlice => Spec::EndpointSlice(endpoint_slice::read(&mut reader, node)),
         Kind::WorkloadEntry => {

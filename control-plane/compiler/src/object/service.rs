@@ -14,6 +14,8 @@ pub(crate) struct Service {
     pub(crate) selector: Labels,
     /// Virtual addresses.
     pub(crate) vips: Vec<IpAddr>,
+    /// Whether IPv6 is the first of its families; its endpoints of the other one are the same again.
+    pub(crate) is_v6_first: Option<bool>,
     /// Ports, each number once.
     pub(crate) ports: Vec<ServicePort>,
 }
@@ -75,9 +77,15 @@ pub(super) fn read(reader: &mut Reader, object: &Node) -> Service {
         }
         read.push(port);
     }
+    let vips = vips(reader, spec);
+    let families = spec.get("ipFamilies").map(Node::items).unwrap_or_default();
+    let family = families.first().and_then(Node::text);
     Service {
         selector: spec.get("selector").map(text_map).unwrap_or_default(),
-        vips: vips(reader, spec),
+        is_v6_first: family
+            .map(|family| family == "IPv6")
+            .or_else(|| vips.first().map(IpAddr::is_ipv6)),
+        vips,
         ports: read,
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn read(reader: &mut Reader, object: &Node) -> ServiceEntry {
         },
         service: Service {
             selector: selector.map(text_map).unwrap_or_default(),
+            is_v6_first: None,
             vips: vips(reader, spec),
             ports: ports(reader, spec),
         },

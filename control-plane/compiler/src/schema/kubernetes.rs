@@ -1,4 +1,4 @@
-//! Fields of Kubernetes' own kinds (v1 Service, Namespace, ServiceAccount; discovery.k8s.io
+//! Fields of Kubernetes' own kinds (v1 Service, Pod, Node, Namespace, ServiceAccount; discovery.k8s.io
 //! EndpointSlice), as their API reference lists them.
 
 use super::{Field, PORT, Shape, ignored, later, required, used};
@@ -42,6 +42,19 @@ pub(crate) const SERVICE_ACCOUNT: Shape = Shape::Object(&[
     ignored("automountServiceAccountToken"),
 ]);
 
+/// Of a Pod a few fields of `spec` and `status` are read, whatever else is there: people write
+/// templates of them, not Pods, and those that Kubernetes made are not theirs to correct.
+pub(crate) const POD: Shape = Shape::Object(&[
+    API_VERSION,
+    KIND,
+    METADATA,
+    ignored("spec"),
+    ignored("status"),
+]);
+
+/// Of a Node the topology labels are read.
+pub(crate) const NODE: Shape = POD;
+
 pub(crate) const SERVICE: Shape = Shape::Object(&[
     API_VERSION,
     KIND,
@@ -73,7 +86,7 @@ const SERVICE_SPEC: &[Field] = &[
     ignored("allocateLoadBalancerNodePorts"),
     ignored("externalTrafficPolicy"),
     ignored("healthCheckNodePort"),
-    ignored("ipFamilies"),
+    used("ipFamilies", Shape::List(&Shape::Enum(&["IPv4", "IPv6"]))),
     ignored("ipFamilyPolicy"),
 ];
 
@@ -102,6 +115,16 @@ const SLICE_PORT: &[Field] = &[
     ignored("appProtocol"),
 ];
 
+const TARGET_REF: &[Field] = &[
+    used("kind", Shape::Text),
+    used("name", Shape::Text),
+    ignored("namespace"),
+    ignored("uid"),
+    ignored("apiVersion"),
+    ignored("fieldPath"),
+    ignored("resourceVersion"),
+];
+
 const SLICE_ENDPOINT: &[Field] = &[
     required("addresses", Shape::List(&Shape::Text)),
     used(
@@ -115,8 +138,8 @@ const SLICE_ENDPOINT: &[Field] = &[
     used("zone", Shape::Text),
     later("hints", Shape::Any),
     ignored("hostname"),
-    ignored("nodeName"),
-    ignored("targetRef"),
+    used("nodeName", Shape::Text),
+    used("targetRef", Shape::Object(TARGET_REF)),
     ignored("deprecatedTopology"),
     ignored("topology"),
 ];

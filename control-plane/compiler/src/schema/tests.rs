@@ -181,7 +181,7 @@ fn docs_fields_is_the_table() {
         ("ReferenceGrant", Kind::ReferenceGrant),
     ];
     let mut text = String::from(
-        "# What is read\n\nMade from the compiler's table of fields, which is compared with the CRDs of Istio and of the Gateway API. A field that is\nnot here is unknown: it is reported with the nearest known name. Namespace and ServiceAccount are read\nfor their names.\n",
+        "# What is read\n\nMade from the compiler's table of fields, which is compared with the CRDs of Istio and of the Gateway API. A field that is\nnot here is unknown: it is reported with the nearest known name. Of Namespace, Node, Pod and\nServiceAccount a few fields are read, whatever else they hold.\n",
     );
     for (name, kind) in kinds {
         let mut lines = Vec::new();

@@ -88,13 +88,53 @@ fn workload() -> impl Strategy<Value = String> {
     )
 }
 
+fn pod() -> impl Strategy<Value = String> {
+    let shape = (namespace(), name(), label(), 1..4_u8, any::<bool>());
+    shape.prop_map(|(namespace, name, label, address, meshed)| {
+        let status = if meshed { "injected" } else { "none" };
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: {namespace}, \
+             labels: {{version: {label}}}, annotations: {{outrigger.dev/status: {status}}}}}, \
+             spec: {{serviceAccountName: {name}, \
+             containers: [{{name: a, ports: [{{name: named, containerPort: 9000}}]}}]}}, \
+             status: {{podIP: 10.0.0.{address}}}}}"
+        )
+    })
+}
+
+fn node() -> impl Strategy<Value = String> {
+    (name(), label()).prop_map(|(name, zone)| {
+        format!(
+            "{{apiVersion: v1, kind: Node, metadata: {{name: {name}, \
+             labels: {{topology.kubernetes.io/zone: {zone}}}}}}}"
+        )
+    })
+}
+
+fn namespace_object() -> impl Strategy<Value = String> {
+    (namespace(), any::<bool>()).prop_map(|(name, permissive)| {
+        let mode = if permissive { "permissive" } else { "strict" };
+        format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, \
+             annotations: {{outrigger.dev/mtls: {mode}}}}}}}"
+        )
+    })
+}
+
 fn slice() -> impl Strategy<Value = String> {
-    (namespace(), name(), name(), 1..4_u8).prop_map(|(namespace, name, service, address)| {
+    let target = prop_oneof![
+        Just(String::new()),
+        (name(), name()).prop_map(|(pod, node)| {
+            format!(", nodeName: {node}, targetRef: {{kind: Pod, name: {pod}}}")
+        }),
+    ];
+    let shape = (namespace(), name(), name(), 1..4_u8, target);
+    shape.prop_map(|(namespace, name, service, address, target)| {
         format!(
             "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
              metadata: {{name: {name}, namespace: {namespace}, \
              labels: {{kubernetes.io/service-name: {service}}}}}, \
-             ports: [{{name: http, port: 8080}}], endpoints: [{{addresses: [10.0.0.{address}]}}]}}"
+             ports: [{{name: http, port: 8080}}], endpoints: [{{addresses: [10.0.0.{address}]{target}}}]}}"
         )
     })
 }
@@ -191,6 +231,9 @@ fn document() -> impl Strategy<Value = String> {
         attached(),
         attached(),
         grant(),
+        pod(),
+        node(),
+        namespace_object(),
     ]
 }
 

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod incremental;
 #[cfg(test)]
+mod pods;
+#[cfg(test)]
 mod reading;
 #[cfg(test)]
 mod resolve;
