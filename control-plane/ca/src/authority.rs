@@ -36,6 +36,14 @@ pub const LEAF_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How long before its end a root asks to be replaced (DEF-28).
 pub const ROOT_WARNING: Duration = Duration::from_secs(60 * 24 * 3600);
 
+/// A new root as PEM, certificate and key: ECDSA P-256, one year.
+///
+/// # Errors
+/// When signing fails inside the cryptographic library, or the clock is unusable.
+pub fn generate_root(trust_domain: &TrustDomain) -> Result<(String, Zeroizing<String>), RootError> {
+    root::generate(trust_domain, SystemTime::now())
+}
+
 /// Why no certificate was issued, or no root added.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -186,6 +194,22 @@ impl CertificateAuthority {
         now: SystemTime,
     ) -> Result<Self, RootError> {
         let root = Root::load(certificate, key, KeyAccess::OwnerAndGroup, now)?;
+        Self::new(root, trust_domain, now)
+    }
+
+    /// Uses a root that stands in no file, such as in a Secret: PEM as for [`Self::from_files`].
+    /// `certificate` and `key` say where they stand, for messages.
+    ///
+    /// # Errors
+    /// When they cannot be used; each says what to do.
+    pub fn from_pem(
+        certificate_pem: &[u8],
+        key_pem: &[u8],
+        (certificate, key): (&Path, &Path),
+        trust_domain: TrustDomain,
+    ) -> Result<Self, RootError> {
+        let now = SystemTime::now();
+        let root = Root::from_pem(certificate_pem, key_pem, certificate, key, now)?;
         Self::new(root, trust_domain, now)
     }
 

@@ -29,7 +29,7 @@ mod token;
 
 pub use authority::{
     CertificateAuthority, IssueError, IssuedCertificate, LEAF_TTL_MAX, ROOT_WARNING,
-    ServerCredentials, ServerNames,
+    ServerCredentials, ServerNames, generate_root,
 };
 pub use csr::{CSR_BYTES_MAX, CsrError};
 pub use root::{ROOTS_MAX, RootError};

@@ -15,6 +15,7 @@ use outrigger_model::TrustDomain;
 use rcgen::{Issuer, PublicKeyData};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::certificate::X509Certificate;
+use zeroize::Zeroizing;
 
 use crate::{
     profile::{self, Validity},
@@ -185,11 +186,34 @@ impl Root {
         access: KeyAccess,
         now: SystemTime,
     ) -> Result<Self, RootError> {
+        let pem = read_public(certificate)?;
+        let signer = Signer::from_pem(&read_secret(key, access)?, key)?;
+        Self::check(&pem, signer, certificate, key, now)
+    }
+
+    /// A root from the contents of two files, wherever they stand: the paths are for messages.
+    pub(crate) fn from_pem(
+        pem: &[u8],
+        key_pem: &[u8],
+        certificate: &Path,
+        key: &Path,
+        now: SystemTime,
+    ) -> Result<Self, RootError> {
+        let signer = Signer::from_pem(key_pem, key)?;
+        Self::check(pem, signer, certificate, key, now)
+    }
+
+    fn check(
+        pem: &[u8],
+        signer: Signer,
+        certificate: &Path,
+        key: &Path,
+        now: SystemTime,
+    ) -> Result<Self, RootError> {
         let unreadable = || RootError::CertificateUnreadable {
             certificate: certificate.to_owned(),
         };
-        let pem = read_public(certificate)?;
-        let ders = CertificateDer::pem_slice_iter(&pem)
+        let ders = CertificateDer::pem_slice_iter(pem)
             .take(ROOTS_MAX + 1)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| unreadable())?;
@@ -205,7 +229,6 @@ impl Root {
         let parsed = parsed.ok_or_else(unreadable)?;
         let first = parsed.first().ok_or_else(unreadable)?;
 
-        let signer = Signer::from_pem(&read_secret(key, access)?, key)?;
         if signer.subject_public_key_info() != first.public_key().raw {
             return Err(RootError::KeyMismatch {
                 certificate: certificate.to_owned(),
@@ -251,6 +274,27 @@ impl Root {
     }
 }
 
+/// A new root as PEM, certificate and key.
+pub(crate) fn generate(
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<(String, Zeroizing<String>), RootError> {
+    let signer = Signer::generate()?;
+    let certificate = self_signed(&signer, trust_domain, now)?;
+    Ok((certificate, signer.to_pem()))
+}
+
+fn self_signed(
+    signer: &Signer,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<String, RootError> {
+    let end = now.checked_add(profile::ROOT_TTL).ok_or(RootError::Clock)?;
+    let validity = Validity::new(now, profile::ROOT_TTL, end).ok_or(RootError::Clock)?;
+    let certificate = profile::root(trust_domain, validity)?.self_signed(signer)?;
+    Ok(certificate.pem())
+}
+
 /// Makes key and certificate. The key comes first: a crash in between leaves a key that no
 /// certificate names, and the next start goes on with it.
 fn create(
@@ -258,8 +302,6 @@ fn create(
     trust_domain: &TrustDomain,
     now: SystemTime,
 ) -> Result<(), RootError> {
-    let end = now.checked_add(profile::ROOT_TTL).ok_or(RootError::Clock)?;
-    let validity = Validity::new(now, profile::ROOT_TTL, end).ok_or(RootError::Clock)?;
     let key_path = state.path_of(KEY);
     let signer = if state.exists(KEY)? {
         Signer::from_pem(&read_secret(&key_path, KeyAccess::Owner)?, &key_path)?
@@ -268,8 +310,8 @@ fn create(
         state.write(KEY, signer.to_pem().as_bytes())?;
         signer
     };
-    let certificate = profile::root(trust_domain, validity)?.self_signed(&signer)?;
-    state.write(CERTIFICATE, certificate.pem().as_bytes())?;
+    let certificate = self_signed(&signer, trust_domain, now)?;
+    state.write(CERTIFICATE, certificate.as_bytes())?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use outrigger_model::{Ratio, TrustDomain};
+use outrigger_model::{Hostname, Namespace, Ratio, ServiceAccount, TrustDomain};
 use outrigger_proxy::telemetry::logging::Level;
 
 /// A service mesh: control plane, local mesh, operator's tool.
@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Up(Box<Up>),
     /// Run the example shop in a mesh on this machine, under load, and show live what happens
     Demo(crate::demo::Arguments),
+    /// Run the control plane of a cluster: watch its objects, issue certificates, configure sidecars
+    ControlPlane(Box<ControlPlane>),
     /// Run one sidecar
     #[command(hide = true)]
     Proxy {
@@ -63,6 +65,60 @@ pub(crate) struct Up {
     pub(crate) report: Report,
     #[command(flatten)]
     pub(crate) mesh: Mesh,
+}
+
+/// `outrigger control-plane`.
+#[derive(Debug, Args)]
+pub(crate) struct ControlPlane {
+    /// Namespace of the control plane: of its Secret, its Lease, its identity, and of policies for
+    /// the whole mesh
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", value_parser = Namespace::parse, default_value = "outrigger-system")]
+    pub(crate) namespace: Namespace,
+    /// Service account of the control plane: with the namespace its identity
+    #[arg(long, value_name = "NAME", env = "POD_SERVICE_ACCOUNT", value_parser = ServiceAccount::parse, default_value = "outrigger")]
+    pub(crate) service_account: ServiceAccount,
+    /// Name of this replica, which no other has [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub(crate) replica: Option<String>,
+    /// Serve sidecars here: certificates and configuration
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15012")]
+    pub(crate) listen: SocketAddr,
+    /// Serve metrics and health here: /metrics, /live, /ready
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15014")]
+    pub(crate) metrics: SocketAddr,
+    /// Serve webhooks here, to the API server
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15017")]
+    pub(crate) webhook_listen: SocketAddr,
+    /// Trust domain of identities
+    #[arg(long, value_name = "NAME", value_parser = TrustDomain::parse, default_value = "cluster.local")]
+    pub(crate) trust_domain: TrustDomain,
+    /// Domain of the cluster's DNS names
+    #[arg(long, value_name = "NAME", value_parser = Hostname::parse, default_value = "cluster.local")]
+    pub(crate) cluster_domain: Hostname,
+    /// Life of workload certificates, at most 24h
+    #[arg(long, value_name = "TIME", value_parser = leaf_lifetime, default_value = "24h")]
+    pub(crate) leaf_lifetime: Duration,
+    /// Kubeconfig to reach the cluster with [default: as in a pod, else $KUBECONFIG, ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Have sidecars send traces to this OTLP receiver (gRPC), as in http://collector.tracing:4317
+    #[arg(long, value_name = "URL", value_parser = otlp_endpoint)]
+    pub(crate) otlp_endpoint: Option<String>,
+    /// Share of traces that are recorded, 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = share, default_value = "0.01")]
+    pub(crate) trace_sampling: Ratio,
+    /// Which requests sidecars log
+    #[arg(long, value_enum, default_value_t = AccessLog::Failures)]
+    pub(crate) access_log: AccessLog,
+    /// How long work in flight may take to end when a sidecar stops
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
+    pub(crate) drain_time: Duration,
+    /// What is logged, on stderr: off, error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", env = "OUTRIGGER_LOG", value_parser = level, default_value = "info")]
+    pub(crate) log: String,
 }
 
 /// How a local mesh runs.

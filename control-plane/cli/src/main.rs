@@ -37,6 +37,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             init_log(&arguments.mesh.log)?;
             runtime()?.block_on(command::up::run(*arguments))
         }
+        Command::ControlPlane(arguments) => {
+            init_log(&arguments.log)?;
+            runtime()?.block_on(command::control_plane::run(*arguments))
+        }
         Command::Demo(arguments) => {
             // What writes to the terminal while it is drawn on is lost in the picture.
             if !arguments.is_drawn() {

@@ -134,15 +134,7 @@ impl Index {
                 if let Some(name) = slice_service(namespace, slice) {
                     change(&mut self.slices, name, key, present);
                 }
-                for endpoint in &slice.endpoints {
-                    if let Some(pod) = &endpoint.pod {
-                        let pod = (namespace.clone(), pod.clone());
-                        change(&mut self.slices_of_pod, pod, key, present);
-                    }
-                    if let Some(node) = &endpoint.node {
-                        change(&mut self.slices_of_node, node.clone(), key, present);
-                    }
-                }
+                self.enter_endpoints(namespace, slice, key, present);
             }
             Spec::WorkloadEntry(workload)
             | Spec::Pod(Pod {
@@ -181,6 +173,24 @@ impl Index {
                 if by_namespace.is_empty() {
                     self.policies.remove(&host);
                 }
+            }
+        }
+    }
+
+    fn enter_endpoints(
+        &mut self,
+        namespace: &Namespace,
+        slice: &EndpointSlice,
+        key: &Arc<ObjectKey>,
+        present: bool,
+    ) {
+        for endpoint in &slice.endpoints {
+            if let Some(pod) = &endpoint.pod {
+                let pod = (namespace.clone(), pod.clone());
+                change(&mut self.slices_of_pod, pod, key, present);
+            }
+            if let Some(node) = &endpoint.node {
+                change(&mut self.slices_of_node, node.clone(), key, present);
             }
         }
     }

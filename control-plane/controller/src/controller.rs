@@ -1,5 +1,5 @@
 //! The control plane, assembled: a manifest folder in, certificates and configuration out over
-//! gRPC (DESIGN §2).
+//! gRPC (DESIGN §2). In a cluster: [`kubernetes`].
 //!
 //! [`Controller::start`] takes a folder that was read already, compiles and publishes it, and
 //! serves. From then on one task, the owner, turns each [`Update`] of the folder into compiled
@@ -29,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     discovery::DiscoveryHandle,
-    identity::{IdentityMetrics, IdentityOptions, IdentityService, LocalTokens},
-    source::{Directory, Manifest, Update},
+    identity::{IdentityMetrics, IdentityOptions, IdentityService, LocalTokens, TokenReviewer},
+    source::{Directory, Manifest, Source, Update},
     transport::{self, ServerTls, TransportError, TransportMetrics},
 };
 
 mod event;
+pub mod kubernetes;
 mod monitor;
 mod owner;
 mod root;
@@ -149,7 +150,16 @@ impl Controller {
             source,
         };
         root::show(&keys.authority, &registry)?;
-        let server = Server::new(&options, &keys, &registry)?;
+        let server = ServerOptions {
+            names: ServerNames {
+                identity: keys.identity.clone(),
+                dns: Vec::new(),
+                addresses: vec![options.listen.ip()],
+            },
+            leaf_lifetime: options.leaf_lifetime,
+        };
+        let reviewer = Arc::new(LocalTokens(Arc::clone(&keys.tokens)));
+        let server = Server::new(server, Arc::clone(&keys.authority), reviewer, &registry)?;
         let listener = TcpListener::bind(options.listen)
             .await
             .map_err(listen_error)?;
@@ -159,7 +169,11 @@ impl Controller {
         let mut tasks = JoinSet::new();
         let metrics = match options.metrics {
             Some(address) => {
-                Some(monitor::serve(address, registry.clone(), &stop, &mut tasks).await?)
+                let page = monitor::Page {
+                    registry: registry.clone(),
+                    ready: None,
+                };
+                Some(monitor::serve(address, page, &stop, &mut tasks).await?)
             }
             None => None,
         };
@@ -172,7 +186,7 @@ impl Controller {
         });
         let (publish_manifests, manifests) = watch::channel(Arc::clone(&first.manifests));
         let mut owner = Owner::new(
-            directory,
+            Source::Directory(Box::new(directory)),
             compiler,
             discovery.clone(),
             events.clone(),
@@ -199,6 +213,15 @@ impl Controller {
         };
         Ok((running, said))
     }
+}
+
+/// The roots that an authority trusts, as PEM.
+fn root_pem(authority: &CertificateAuthority) -> String {
+    let roots = authority.trust_bundle().roots;
+    let roots = roots
+        .iter()
+        .map(|der| pem::Pem::new("CERTIFICATE", der.to_vec()));
+    roots.map(|root| pem::encode(&root)).collect()
 }
 
 /// What the control plane signs with, and who it is itself.
@@ -239,23 +262,29 @@ struct Server {
     metrics: TransportMetrics,
 }
 
+/// What differs between servers.
+struct ServerOptions {
+    names: ServerNames,
+    leaf_lifetime: Duration,
+}
+
 impl Server {
-    fn new(options: &Options, keys: &Keys, registry: &Registry) -> Result<Self, StartError> {
+    fn new(
+        options: ServerOptions,
+        authority: Arc<CertificateAuthority>,
+        reviewer: Arc<dyn TokenReviewer>,
+        registry: &Registry,
+    ) -> Result<Self, StartError> {
         let metrics = TransportMetrics::register(registry)?;
-        let names = ServerNames {
-            identity: keys.identity.clone(),
-            dns: Vec::new(),
-            addresses: vec![options.listen.ip()],
-        };
         let tls = ServerTls::new(
-            Arc::clone(&keys.authority),
-            names,
+            Arc::clone(&authority),
+            options.names,
             options.leaf_lifetime,
             metrics.clone(),
         )?;
         let certificates = IdentityService::new(
-            Arc::clone(&keys.authority),
-            Arc::new(LocalTokens(Arc::clone(&keys.tokens))),
+            authority,
+            reviewer,
             &IdentityOptions {
                 leaf_ttl: options.leaf_lifetime,
                 ..IdentityOptions::default()
@@ -342,11 +371,7 @@ impl Running {
     /// The roots that a sidecar trusts before its first trust bundle, as PEM.
     #[must_use]
     pub fn root_pem(&self) -> String {
-        let roots = self.keys.authority.trust_bundle().roots;
-        let roots = roots
-            .iter()
-            .map(|der| pem::Pem::new("CERTIFICATE", der.to_vec()));
-        roots.map(|root| pem::encode(&root)).collect()
+        root_pem(&self.keys.authority)
     }
 
     /// A token with which a sidecar proves its identity, good for an hour.

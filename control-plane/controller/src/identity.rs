@@ -26,10 +26,12 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 use crate::transport::PeerInfo;
 use rate::AskRate;
 
+mod kubernetes;
 mod metrics;
 mod rate;
 mod review;
 
+pub use kubernetes::TokenReviews;
 pub use metrics::IdentityMetrics;
 pub use review::{LocalTokens, ReviewError, TokenReviewer};
 
@@ -113,7 +115,7 @@ impl Refusal {
         match self {
             Self::NoToken => Status::unauthenticated(text),
             Self::Review(ReviewError::Refused { reason }) => {
-                Status::unauthenticated(format!("the token is refused: {reason}"))
+                Status::permission_denied(format!("the token is refused: {reason}"))
             }
             Self::Review(ReviewError::NotAWorkload) | Self::Mismatch { .. } => {
                 Status::permission_denied(text)

@@ -1,4 +1,9 @@
-//! The manifest folder as a source of objects (DESIGN §2): watched, parsed, and turned into changes.
+//! Where objects come from (DESIGN §2): a manifest folder, or the Kubernetes API. Nothing after the
+//! [`Source`] knows which it was.
+//!
+//! # The manifest folder
+//!
+//! Watched, parsed, and turned into changes.
 //!
 //! [`Directory::open`] reads the folder once; [`Directory::watch`] then yields an [`Update`]
 //! whenever its files differ from what was seen. The system's notifications only say when to look
@@ -11,6 +16,7 @@
 
 mod difference;
 mod folder;
+mod kubernetes;
 mod manifest;
 mod store;
 
@@ -30,6 +36,7 @@ use tokio::{
 
 pub use difference::{FIELDS_MAX, FieldChange};
 pub use folder::{DEPTH_MAX, FILE_BYTES_MAX, FILES_MAX};
+pub use kubernetes::{Cluster, KnownPod, Kubernetes};
 pub use store::{Change, Manifest, Transform, Update};
 
 use store::Store;
@@ -63,6 +70,31 @@ pub enum SourceError {
         #[source]
         source: notify::Error,
     },
+}
+
+/// Where objects come from.
+#[expect(missing_debug_implementations, reason = "holds a foreign transform")]
+pub enum Source {
+    /// A folder of manifests.
+    Directory(Box<Directory>),
+    /// A cluster.
+    Kubernetes(Box<Kubernetes>),
+}
+
+impl Source {
+    /// The next update that says anything new. Cancel safe: yes.
+    pub async fn watch(&mut self) -> Update {
+        match self {
+            Self::Directory(directory) => directory.watch().await,
+            Self::Kubernetes(cluster) => cluster.watch().await,
+        }
+    }
+
+    /// Whether every object is one that somebody wrote, and is told what became of it.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        matches!(self, Self::Directory(_))
+    }
 }
 
 /// A watched folder. Owner of all state about its files.

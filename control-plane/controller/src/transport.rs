@@ -34,8 +34,9 @@ use tonic::transport::server::Connected;
 
 mod credentials;
 mod metrics;
+pub mod web;
 
-pub use credentials::{ServerTls, TransportError, mesh_provider};
+pub use credentials::{Clients, ServerTls, TransportError, mesh_provider};
 pub use metrics::TransportMetrics;
 
 /// Most handshakes at once (DEF-11).

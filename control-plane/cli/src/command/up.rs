@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use outrigger_controller::controller::Root;
-use outrigger_model::{AccessLog, MeshSettings, Tracing};
+use outrigger_model::{AccessLog, MeshSettings, Ratio, Tracing};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -64,18 +64,8 @@ pub(crate) fn options(folder: PathBuf, arguments: &args::Mesh) -> anyhow::Result
         (None, None) | (Some(_), None) | (None, Some(_)) => Root::State,
     };
     let settings = MeshSettings {
-        access_log: match arguments.access_log {
-            args::AccessLog::Off => AccessLog::Off,
-            args::AccessLog::Failures => AccessLog::Failures,
-            args::AccessLog::All => AccessLog::All,
-        },
-        tracing: match &arguments.otlp_endpoint {
-            None => Tracing::Off,
-            Some(endpoint) => Tracing::Otlp {
-                endpoint: endpoint.clone(),
-                sampling: arguments.trace_sampling,
-            },
-        },
+        access_log: arguments.access_log.into(),
+        tracing: tracing(arguments.otlp_endpoint.as_deref(), arguments.trace_sampling),
         drain_timeout: arguments.drain_time,
         ..MeshSettings::defaults(arguments.trust_domain.clone())
     };
@@ -90,6 +80,27 @@ pub(crate) fn options(folder: PathBuf, arguments: &args::Mesh) -> anyhow::Result
         log: arguments.log.clone(),
         logs: None,
     })
+}
+
+impl From<args::AccessLog> for AccessLog {
+    fn from(log: args::AccessLog) -> Self {
+        match log {
+            args::AccessLog::Off => Self::Off,
+            args::AccessLog::Failures => Self::Failures,
+            args::AccessLog::All => Self::All,
+        }
+    }
+}
+
+/// Where sidecars send traces, if anywhere.
+pub(crate) fn tracing(endpoint: Option<&str>, sampling: Ratio) -> Tracing {
+    match endpoint {
+        None => Tracing::Off,
+        Some(endpoint) => Tracing::Otlp {
+            endpoint: endpoint.to_owned(),
+            sampling,
+        },
+    }
 }
 
 /// Reports until it is told to end, ends it, and reports that.

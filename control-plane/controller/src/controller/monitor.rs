@@ -1,5 +1,6 @@
 //! The control plane's own page of metrics, in plain HTTP: `/metrics` for Prometheus (text format
-//! 0.0.4), `/live` for whoever restarts it. Read-only; it holds names of workloads, no secrets.
+//! 0.0.4), `/live` for whoever restarts it, `/ready` for whoever sends sidecars to it. Read-only; it
+//! holds names of workloads, no secrets.
 
 use std::net::SocketAddr;
 
@@ -11,15 +12,23 @@ use axum::{
     routing::get,
 };
 use prometheus::{Registry, TextEncoder};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
 
+/// What the page shows.
+#[derive(Debug, Clone)]
+pub(super) struct Page {
+    pub(super) registry: Registry,
+    /// Whether everything is known and served; nothing for one that is ready when it listens.
+    pub(super) ready: Option<watch::Receiver<bool>>,
+}
+
 /// Listens at `address` and serves the page until stopped. Returns where.
 pub(super) async fn serve(
     address: SocketAddr,
-    registry: Registry,
+    page: Page,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr, StartError> {
@@ -29,7 +38,8 @@ pub(super) async fn serve(
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/live", get(|| async { "live\n" }))
-        .with_state(registry);
+        .route("/ready", get(ready))
+        .with_state(page);
     let stopped = stop.clone();
     tasks.spawn(async move {
         // Not gracefully: a scraper's idle connection would hold up the end.
@@ -40,8 +50,15 @@ pub(super) async fn serve(
     Ok(bound)
 }
 
-async fn metrics(State(registry): State<Registry>) -> Response {
-    match TextEncoder::new().encode_to_string(&registry.gather()) {
+async fn ready(State(page): State<Page>) -> (StatusCode, &'static str) {
+    match page.ready {
+        Some(ready) if !*ready.borrow() => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        Some(_) | None => (StatusCode::OK, "ready\n"),
+    }
+}
+
+async fn metrics(State(page): State<Page>) -> Response {
+    match TextEncoder::new().encode_to_string(&page.registry.gather()) {
         Ok(text) => {
             let kind = [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)];
             (kind, text).into_response()

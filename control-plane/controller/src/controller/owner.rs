@@ -11,47 +11,53 @@ use outrigger_model::{Resource, ResourceName, WorkloadName};
 use tokio::{
     sync::{broadcast, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{Event, ObjectChange};
 use crate::{
     discovery::{self, DiscoveryEvent, DiscoveryHandle, Upsert},
-    source::{Change, Directory, Manifest, Update},
+    source::{Change, Manifest, Source, Update},
 };
 
 /// How long sidecars have until an edit is reported with those that have it.
 const APPLY_MAX: Duration = Duration::from_secs(3);
 /// Edits whose arrival is followed at once; of more, the arrival is not reported.
 const FOLLOWED_MAX: usize = 16;
+/// How long after a change of a cluster there is something to say: that walks all objects, which
+/// change all the time, and what is wrong for a moment only (an address ahead of its pod) is none.
+const SAY_AFTER: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Owner {
-    directory: Directory,
+    source: Source,
     compiler: Compiler,
     discovery: DiscoveryHandle,
     events: broadcast::Sender<Event>,
     manifests: watch::Sender<Arc<[Manifest]>>,
     said: BTreeSet<Diagnostic>,
+    /// What the source had to say with changes that were not spoken of yet, and until when to wait.
+    unsaid: Option<(Instant, Vec<Diagnostic>)>,
     followed: JoinSet<()>,
 }
 
 impl Owner {
     pub(super) fn new(
-        directory: Directory,
+        source: Source,
         compiler: Compiler,
         discovery: DiscoveryHandle,
         events: broadcast::Sender<Event>,
         manifests: watch::Sender<Arc<[Manifest]>>,
     ) -> Self {
         Self {
-            directory,
+            source,
             compiler,
             discovery,
             events,
             manifests,
             said: BTreeSet::new(),
+            unsaid: None,
             followed: JoinSet::new(),
         }
     }
@@ -78,9 +84,14 @@ impl Owner {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut sidecars = self.discovery.events();
         loop {
+            let due = self.unsaid.as_ref().map(|(due, _)| *due);
             tokio::select! {
                 () = stop.cancelled() => return,
-                update = self.directory.watch() => self.apply(update),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    let (_, of_source) = self.unsaid.take().unwrap_or((Instant::now(), Vec::new()));
+                    self.say(&of_source);
+                }
+                update = self.source.watch() => self.apply(update),
                 event = sidecars.recv() => self.pass_on(event),
                 Some(_) = self.followed.join_next() => {}
             }
@@ -103,12 +114,19 @@ impl Owner {
         // Before it is published, or the first sidecars' answers would be missed.
         let answers = self.discovery.events();
         let published = self.discovery.publish(batch);
-        tracing::info!(
+        tracing::debug!(
             objects = edits.len(),
             resources = published.changed.len(),
             "configuration changed"
         );
         self.manifests.send_replace(update.manifests);
+        if !self.source.is_written() {
+            // Of a cluster's pods and slices, which nobody wrote, nobody waits to hear.
+            let due = self.unsaid.take().map(|(due, _)| due);
+            let due = due.unwrap_or_else(|| Instant::now() + SAY_AFTER);
+            self.unsaid = Some((due, update.diagnostics));
+            return;
+        }
         self.say(&update.diagnostics);
         if edits.is_empty() {
             return;
@@ -237,11 +255,11 @@ fn changes(update: &Update) -> (Vec<Compile>, Vec<(ObjectKey, ObjectChange)>) {
     for (key, change) in &update.changes {
         let (compiled, edit) = match change {
             Change::Added(object) => (
-                Compile::Upsert(Arc::new(object.clone())),
+                Compile::Upsert(Arc::clone(object)),
                 Some(ObjectChange::Added),
             ),
             Change::Changed(object, fields) => (
-                Compile::Upsert(Arc::new(object.clone())),
+                Compile::Upsert(Arc::clone(object)),
                 // It only stands elsewhere.
                 (!fields.is_empty()).then(|| ObjectChange::Changed(fields.clone())),
             ),

@@ -37,8 +37,8 @@ impl ReviewError {
     }
 }
 
-/// Tells whom a token belongs to. Outside Kubernetes [`LocalTokens`]; inside, a TokenReview with
-/// audience `outrigger-ca`.
+/// Tells whom a token belongs to. Outside Kubernetes [`LocalTokens`]; inside,
+/// [`TokenReviews`](super::TokenReviews).
 #[tonic::async_trait]
 pub trait TokenReviewer: Send + Sync + 'static {
     /// The workload that a token proves. Cancel safe: has to be, it runs under a deadline of 5 s.

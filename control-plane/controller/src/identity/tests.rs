@@ -191,7 +191,7 @@ async fn forged_tokens_are_refused_and_counted_by_reason() {
         ("x".repeat(9 * 1024), "token_too_large"),
     ] {
         let status = ask(&mut client, new_csr(), &token).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unauthenticated, "{reason}");
+        assert_eq!(status.code(), Code::PermissionDenied, "{reason}");
         assert!(status.message().contains(reason), "{}", status.message());
         assert!(mesh.identity_metrics.refusals(reason) >= 1, "{reason}");
     }

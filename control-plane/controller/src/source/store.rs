@@ -47,9 +47,10 @@ pub trait Transform: Send {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     /// It is new.
-    Added(Object),
-    /// It differs in these fields; none when it only stands elsewhere now.
-    Changed(Object, Vec<FieldChange>),
+    Added(Arc<Object>),
+    /// It differs in these fields; none when it only stands elsewhere now, or the source does not
+    /// tell them.
+    Changed(Arc<Object>, Vec<FieldChange>),
     /// It is gone.
     Removed,
 }
@@ -59,7 +60,7 @@ pub enum Change {
 pub struct Update {
     /// Objects by key.
     pub changes: Vec<(ObjectKey, Change)>,
-    /// Everything in force, sorted by key.
+    /// Everything in force, sorted by key; the Kubernetes source has none.
     pub manifests: Arc<[Manifest]>,
     /// Present problems of the source itself: unreadable files, broken text, duplicates, kinds
     /// that are not used (each once). Problems inside objects are the compiler's.
@@ -81,7 +82,7 @@ struct File {
 pub(super) struct Store {
     files: BTreeMap<Arc<str>, File>,
     in_force: Arc<[Manifest]>,
-    objects: BTreeMap<ObjectKey, Object>,
+    objects: BTreeMap<ObjectKey, Arc<Object>>,
 }
 
 impl Store {
@@ -160,14 +161,16 @@ impl Store {
                 continue;
             }
             let reading = read(&manifest.node, &manifest.provenance);
-            let Some(object) = reading.objects.into_iter().next() else {
+            let Some(object) = reading.objects.into_iter().next().map(Arc::new) else {
                 // A transform made it unreadable: as if it were gone.
                 changes.extend(old.map(|_| (key.clone(), Change::Removed)));
                 continue;
             };
             let change = match old {
-                Some(old) => Change::Changed(object.clone(), difference(&old.node, &manifest.node)),
-                None => Change::Added(object.clone()),
+                Some(old) => {
+                    Change::Changed(Arc::clone(&object), difference(&old.node, &manifest.node))
+                }
+                None => Change::Added(Arc::clone(&object)),
             };
             objects.insert(key.clone(), object);
             changes.push((key.clone(), change));

@@ -62,12 +62,22 @@ pub fn mesh_provider() -> CryptoProvider {
     }
 }
 
+/// Who connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// Workloads, with a certificate of this mesh or none yet; HTTP/2 alone.
+    Mesh,
+    /// The API server, which is none of the mesh: any certificate it may have is not asked for.
+    Web,
+}
+
 /// TLS of the control plane's server.
 #[expect(missing_debug_implementations, reason = "leads to private keys")]
 pub struct ServerTls {
     authority: Arc<CertificateAuthority>,
     names: ServerNames,
     ttl: Duration,
+    clients: Clients,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<Current>,
     metrics: TransportMetrics,
@@ -91,12 +101,27 @@ impl ServerTls {
         ttl: Duration,
         metrics: TransportMetrics,
     ) -> Result<Self, TransportError> {
+        Self::for_clients(Clients::Mesh, authority, names, ttl, metrics)
+    }
+
+    /// The same for clients of either kind.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn for_clients(
+        clients: Clients,
+        authority: Arc<CertificateAuthority>,
+        names: ServerNames,
+        ttl: Duration,
+        metrics: TransportMetrics,
+    ) -> Result<Self, TransportError> {
         let provider = Arc::new(mesh_provider());
-        let current = Current::new(&authority, &names, ttl, &provider)?;
+        let current = Current::new(&authority, &names, ttl, clients, &provider)?;
         let tls = Self {
             authority,
             names,
             ttl,
+            clients,
             provider,
             current: ArcSwap::from_pointee(current),
             metrics,
@@ -111,7 +136,13 @@ impl ServerTls {
     /// # Errors
     /// As for [`Self::new`].
     pub fn renew(&self) -> Result<(), TransportError> {
-        let current = Current::new(&self.authority, &self.names, self.ttl, &self.provider)?;
+        let current = Current::new(
+            &self.authority,
+            &self.names,
+            self.ttl,
+            self.clients,
+            &self.provider,
+        )?;
         self.current.store(Arc::new(current));
         self.show_expiry();
         Ok(())
@@ -176,6 +207,7 @@ impl Current {
         authority: &CertificateAuthority,
         names: &ServerNames,
         ttl: Duration,
+        clients: Clients,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, TransportError> {
         let mut roots = RootCertStore::empty();
@@ -190,11 +222,17 @@ impl Current {
         let credentials = authority.issue_server(names, ttl)?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(credentials.key_der.to_vec()));
         let certificate = credentials.certificate;
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(certificate.chain_der, key)?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        let config = ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
+        let config = match clients {
+            Clients::Mesh => config.with_client_cert_verifier(verifier),
+            Clients::Web => config.with_no_client_auth(),
+        };
+        let mut config = config.with_single_cert(certificate.chain_der, key)?;
+        config.alpn_protocols = match clients {
+            Clients::Mesh => vec![b"h2".to_vec()],
+            Clients::Web => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        };
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let now = SystemTime::now();

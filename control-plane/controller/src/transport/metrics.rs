@@ -21,20 +21,32 @@ impl TransportMetrics {
     /// # Errors
     /// When the registry has metrics of these names already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Self::of(registry, "control", "the control plane's gRPC port")
+    }
+
+    /// The same for the port that the API server calls.
+    ///
+    /// # Errors
+    /// When the registry has metrics of these names already.
+    pub fn register_webhook(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Self::of(registry, "webhook", "the webhook's port")
+    }
+
+    fn of(registry: &Registry, name: &str, what: &str) -> Result<Self, prometheus::Error> {
         let handshakes = IntCounterVec::new(
             Opts::new(
-                "outrigger_control_handshakes_total",
-                "TLS handshakes on the control plane's gRPC port, by result.",
+                format!("outrigger_{name}_handshakes_total"),
+                format!("TLS handshakes on {what}, by result."),
             ),
             &["result"],
         )?;
         let certificate_expiry = IntGauge::new(
-            "outrigger_control_certificate_expiry_timestamp_seconds",
-            "When the certificate of the control plane's own server ends, in Unix seconds.",
+            format!("outrigger_{name}_certificate_expiry_timestamp_seconds"),
+            format!("When the certificate of {what} ends, in Unix seconds."),
         )?;
         let renewals_failed = IntCounter::new(
-            "outrigger_control_certificate_renewal_failures_total",
-            "Failed renewals of the certificate of the control plane's own server.",
+            format!("outrigger_{name}_certificate_renewal_failures_total"),
+            format!("Failed renewals of the certificate of {what}."),
         )?;
         registry.register(Box::new(handshakes.clone()))?;
         registry.register(Box::new(certificate_expiry.clone()))?;

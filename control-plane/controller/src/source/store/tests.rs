@@ -146,11 +146,11 @@ fn of_duplicates_the_first_by_path_is_in_force() {
 #[test]
 fn kinds_not_used_are_listed_once() {
     let mut folder = Folder::new();
-    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n";
-    let text = format!("{pod}---\n{pod}---\nkind: Nothing\n");
+    let one = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n";
+    let text = format!("{one}---\n{one}---\nkind: Nothing\n");
     folder
         .write("a.yaml", &text)
-        .check(&[], &["apiVersion", "v1 Pod is not used"], 0);
+        .check(&[], &["apiVersion", "apps/v1 Deployment is not used"], 0);
 }
 
 struct Rename(u32);

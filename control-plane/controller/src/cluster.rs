@@ -1,0 +1,33 @@
+//! The Kubernetes API server, as everything here asks it: with a deadline, a bound on what is
+//! read, and errors that say what to do.
+//!
+//! - [`Api`]: one call; `body` what comes back, `backoff` the pause before the next try.
+//! - `watch`: every object of one kind, followed for ever.
+//! - [`lease`]: which replica has the duties that one alone may have.
+//! - [`root`]: the mesh's root in a Secret, and its certificate in every namespace.
+//!
+//! Invariants: no call waits longer than [`CALL_TIMEOUT`]; nothing of an answer is believed beyond
+//! its type; tokens and keys are in no error and no log.
+
+mod api;
+mod backoff;
+mod body;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod lease;
+pub mod root;
+pub(crate) mod watch;
+
+pub use api::{Api, ApiError, CALL_TIMEOUT, ConnectError};
+pub(crate) use backoff::Backoff;
+
+/// Labels of every object that is made here.
+fn labels() -> std::collections::BTreeMap<String, String> {
+    let labels = [
+        ("app.kubernetes.io/name", "outrigger"),
+        ("app.kubernetes.io/managed-by", "outrigger"),
+    ];
+    labels
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
