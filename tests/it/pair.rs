@@ -13,6 +13,7 @@ mod inbound;
 mod limits;
 mod mesh;
 mod opaque;
+mod overload;
 mod peer;
 mod plan;
 mod resilience;

@@ -2,7 +2,8 @@
 //!
 //! A listener stops at the drain or when its configuration goes; connections that the kernel had
 //! accepted by then are still served. Out of file descriptors it
-//! pauses briefly and goes on; at the bound on connections (DEF-18) it waits for one to end.
+//! pauses briefly and goes on; at the bound on connections (DEF-18) it waits for one to end, and
+//! while memory is nearly full (DEF-21) it takes none.
 
 mod captured;
 mod inbound;
@@ -46,11 +47,12 @@ pub async fn accept(
     role: Rc<Role>,
     stop: CancellationToken,
 ) {
-    loop {
+    while may_accept(&worker, &stop).await {
         // The place is taken by a connection, not by the wait for one: an idle listener would
         // else hold what a busy one needs. Above the bound each listener holds one at most.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = worker.shared.limits.overload.stopped() => continue,
             () = worker.shared.drain.begun() => break,
             () = stop.cancelled() => break,
         };
@@ -87,6 +89,16 @@ fn take_rest(worker: &Rc<Worker>, listener: TcpListener, role: &Rc<Role>) -> io:
         start(worker, role, TcpStream::from_std(stream)?, client, permit);
     }
     Ok(())
+}
+
+/// Waits while memory is nearly full (DEF-21); `false` when the listener ends first.
+async fn may_accept(worker: &Worker, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        biased;
+        () = worker.shared.limits.overload.accepting() => true,
+        () = worker.shared.drain.begun() => false,
+        () = stop.cancelled() => false,
+    }
 }
 
 /// Room for one more connection; `None` when the listener ends first.

@@ -90,6 +90,10 @@ pub struct BootstrapFile {
     /// Worker threads, 1–64.
     #[serde(default = "one")]
     pub workers: u16,
+    /// Memory that this process may use, in bytes, beside what its cgroup allows: near it, work is
+    /// given up step by step (DEF-21). None: the cgroup's limit alone.
+    #[serde(default)]
+    pub memory_limit_bytes: Option<u64>,
     /// Log filter: `info`, `debug`, or per target as in `outrigger_proxy=debug`.
     #[serde(default = "info")]
     pub log: String,

@@ -31,9 +31,11 @@ use crate::{
     bootstrap::Bootstrap,
     drain::Drain,
     listeners::{Accepting, Command},
+    overload,
     snapshot::{SnapshotReader, SnapshotWriter},
     telemetry::{Telemetry, logging::LogControl},
     upstream::TlsReader,
+    worker::SharedLimits,
 };
 use disk::Disk;
 use keeper::Keeper;
@@ -52,6 +54,7 @@ pub(crate) struct Control {
     pub(crate) accepting: Arc<Accepting>,
     pub(crate) workers: Vec<mpsc::Sender<Command>>,
     pub(crate) started: Instant,
+    pub(crate) limits: Arc<SharedLimits>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -134,6 +137,13 @@ impl Control {
                 surface,
             )));
         }
+        let reader = overload::Reader::of_this_process(self.bootstrap.file.memory_limit_bytes);
+        let telemetry = self.telemetry.clone();
+        run(Box::pin(overload::watch(
+            self.limits,
+            telemetry,
+            move || reader.read(),
+        )));
         tasks.spawn_local(self.telemetry.export(self.stop));
         Ok(())
     }

@@ -20,6 +20,15 @@ impl Drain {
         self.begun.child_token()
     }
 
+    /// A drain of one connection, that begins with `begun`.
+    #[must_use]
+    pub fn of_connection(begun: &CancellationToken) -> Self {
+        Self {
+            begun: begun.clone(),
+            cut: CancellationToken::new(),
+        }
+    }
+
     /// Starts it: nothing new is accepted.
     pub fn begin(&self) {
         self.begun.cancel();

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 
 use crate::{
+    drain::Drain,
+    ending::Ending,
     exchange::Handler,
     h1,
     http2::server::{self, Context},
@@ -11,16 +13,21 @@ use crate::{
 };
 
 /// Serves HTTP/1 until the connection ends.
-pub(crate) async fn http1<H: Handler>(worker: &Worker, io: Io, handler: Rc<H>) {
-    let served = h1::server::serve(io, &worker.engine_drain, &*handler).await;
+pub(crate) async fn http1<H: Handler>(io: Io, ending: &Ending, handler: Rc<H>) {
+    let served = h1::server::serve(io, ending.signal(), &*handler).await;
     tracing::trace!(requests = served.requests, "HTTP/1 connection ended");
 }
 
 /// Serves HTTP/2 until the connection ends.
-pub(crate) async fn http2<H: Handler + 'static>(worker: &Worker, io: Io, handler: Rc<H>) {
+pub(crate) async fn http2<H: Handler + 'static>(
+    worker: &Worker,
+    io: Io,
+    ending: &Ending,
+    handler: Rc<H>,
+) {
     let context = Context {
         limits: Rc::clone(&worker.http2_limits),
-        drain: worker.shared.drain.clone(),
+        drain: Drain::of_connection(ending.signal()),
     };
     server::serve(io, &context, &handler).await;
 }

@@ -12,6 +12,7 @@ use outrigger_policy::RequestView;
 use tokio::time::Instant;
 
 use crate::{
+    ending::Ending,
     exchange::{
         AttemptFailure, AttemptFailureKind, Delivery, Engine, Exchange, Handler, RequestEdit,
         ResponseEdit,
@@ -42,6 +43,8 @@ pub struct Inbound {
     /// `x-forwarded-client-cert` for the application, in Envoy's form.
     client_cert: Bytes,
     series: Rc<Series>,
+    /// The connection's end.
+    pub ending: Rc<Ending>,
 }
 
 impl Inbound {
@@ -64,6 +67,7 @@ impl Inbound {
         };
         Self {
             worker: Rc::clone(worker),
+            ending: worker.ending(),
             application: worker.application(application),
             admission,
             client_cert: client_cert.into(),
@@ -131,6 +135,7 @@ impl Handler for Inbound {
     }
 
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
+        let _work = self.ending.work();
         let begun = Instant::now();
         let trace = self.worker.begin_trace(exchange.request());
         let mut answered = Answered::default();
@@ -159,6 +164,7 @@ struct Answered {
 
 impl Inbound {
     async fn send<E: Exchange>(&self, exchange: &mut E, trace: &Context) -> Result<u16, Refusal> {
+        self.worker.shared.limits.overload.admit()?;
         self.authorise()?;
         let edit = self.edit(exchange.request(), trace);
         let head = exchange

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::{
     cluster::{Account, Cluster},
+    ending::Ending,
     exchange::{AttemptFailure, Engine, Exchange, Handler, ResponseHead},
     reason::{Reason, Refusal},
     snapshot::Service,
@@ -56,13 +57,20 @@ impl Scope {
 pub struct Outbound {
     worker: Rc<Worker>,
     scope: Scope,
+    /// The connection's end.
+    pub ending: Rc<Ending>,
 }
 
 impl Outbound {
     /// A handler for a connection.
     #[must_use]
     pub fn new(worker: Rc<Worker>, scope: Scope) -> Self {
-        Self { worker, scope }
+        let ending = worker.ending();
+        Self {
+            worker,
+            scope,
+            ending,
+        }
     }
 
     /// Phases 1 to 9; what it returns is still to be delivered.
@@ -71,6 +79,7 @@ impl Outbound {
         exchange: &mut E,
         call: &mut Call,
     ) -> Result<ResponseHead, Refusal> {
+        self.worker.shared.limits.overload.admit()?;
         // 1. Service, port, route and policy.
         let service = self.service(exchange).await?;
         call.destination = Some(service.destination.name.clone());
@@ -249,6 +258,7 @@ impl Handler for Outbound {
     }
 
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
+        let _work = self.ending.work();
         let mut call = Call::new(self.worker.begin_trace(exchange.request()));
         let answer = self.forward(exchange, &mut call).await;
         let delivery = call.answer(exchange, answer).await;

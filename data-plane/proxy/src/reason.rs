@@ -66,6 +66,8 @@ pub enum Reason {
     /// A connection to the sidecar itself, where only redirected ones are taken: following it would
     /// go round in circles.
     NotCaptured,
+    /// The sidecar is short of memory (DEF-21).
+    Overloaded,
     /// The sidecar is shutting down.
     Draining,
     /// A defect of this proxy.
@@ -173,6 +175,10 @@ impl Reason {
             Self::NotCaptured,
             "a connection to the sidecar's own port, which takes redirected connections alone",
         ),
+        (
+            Self::Overloaded,
+            "the sidecar uses 95 % of the memory it may have: give it more, or send it less",
+        ),
         (Self::Draining, "the sidecar is ending"),
         (Self::Internal, "a defect of the sidecar: please report it"),
     ];
@@ -208,6 +214,7 @@ impl Reason {
             Self::PlaintextRefused => "plaintext-refused",
             Self::ApplicationUnavailable => "application-unavailable",
             Self::NotCaptured => "not-captured",
+            Self::Overloaded => "overloaded",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -249,6 +256,7 @@ impl Reason {
             | Self::PendingTimeout
             | Self::RequestsFull
             | Self::ApplicationUnavailable
+            | Self::Overloaded
             | Self::Draining => 503,
         }
     }
@@ -259,7 +267,11 @@ impl Reason {
         match self {
             Self::RequestTimeout | Self::PerTryTimeout | Self::StreamIdle => 4,
             Self::PlaintextRefused => 7,
-            Self::HeadTooLarge | Self::PendingFull | Self::PendingTimeout | Self::RequestsFull => 8,
+            Self::HeadTooLarge
+            | Self::PendingFull
+            | Self::PendingTimeout
+            | Self::RequestsFull
+            | Self::Overloaded => 8,
             Self::NotImplemented(_) | Self::NoRoute | Self::HttpVersion | Self::Redirect => 12,
             Self::BadRequest(_) | Self::RouteInvalid | Self::Internal => 13,
             Self::RequestHeadTimeout

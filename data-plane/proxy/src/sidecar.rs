@@ -66,13 +66,14 @@ async fn supervise(bootstrap: Bootstrap, source: &Source) -> anyhow::Result<()> 
     let telemetry = Telemetry::new(own, IstioMetrics::Shown, std::io::stdout())?;
     let (demand, demanded) = mpsc::channel(DEMANDS_MAX);
     let (writer, snapshots) = snapshot::channel(empty_snapshot(&bootstrap));
+    let files_max = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let shared = Shared {
         snapshots: snapshots.clone(),
         demand,
         tls: Arc::default(),
         telemetry: telemetry.clone(),
         drain: drain.clone(),
-        limits: SharedLimits::new(downstream_max()),
+        limits: SharedLimits::new(downstream_max(files_max)),
         started,
     };
     let admin = listen(bootstrap.file.admin, "admin")?;
@@ -103,6 +104,7 @@ async fn supervise(bootstrap: Bootstrap, source: &Source) -> anyhow::Result<()> 
         accepting: listeners.accepting(),
         workers: commands.clone(),
         started,
+        limits: Arc::clone(&shared.limits),
         stop: stop.clone(),
     };
     control.start(&tasks, demanded, (admin, health), log)?;
@@ -186,10 +188,9 @@ fn empty_snapshot(bootstrap: &Bootstrap) -> Snapshot {
     }
 }
 
-/// min(10,000, half the descriptors this process may have) (DEF-18).
-fn downstream_max() -> u32 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let half = limit.current.map_or(CONNECTIONS_MAX, |files| files / 2);
+/// min(10,000, half the descriptors that this process may have, if there is a bound) (DEF-18).
+fn downstream_max(files_max: Option<u64>) -> u32 {
+    let half = files_max.map_or(CONNECTIONS_MAX, |files| files / 2);
     u32::try_from(half.clamp(16, CONNECTIONS_MAX)).unwrap_or(u32::MAX)
 }
 
@@ -285,5 +286,21 @@ async fn work(
     tokio::select! {
         () = worker.tasks.wait() => {}
         () = worker.shared.drain.cut() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_the_descriptors_bound_the_connections() {
+        let check = |files_max, expected| assert_eq!(downstream_max(files_max), expected);
+        check(None, 10_000);
+        check(Some(1 << 20), 10_000);
+        check(Some(20_000), 10_000);
+        check(Some(1_024), 512);
+        check(Some(256), 128);
+        check(Some(8), 16);
     }
 }

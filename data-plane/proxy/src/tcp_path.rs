@@ -57,6 +57,7 @@ pub(crate) async fn open(
     service: &Service,
     pinned: Option<SocketAddr>,
 ) -> Result<Opened, Refusal> {
+    worker.shared.limits.overload.admit()?;
     let rule = service.tcp.find().ok_or_else(|| {
         Refusal::new(Reason::NoRoute)
             .detail(format!("{} has no TCP rule", service.destination.name))
@@ -160,6 +161,7 @@ pub(crate) async fn open_outside(
     worker: &Rc<Worker>,
     address: SocketAddr,
 ) -> Result<Opened, Refusal> {
+    worker.shared.limits.overload.admit()?;
     let endpoint = worker.outside(address);
     let connection = endpoint.open(Alpn::Tcp, NO_DEADLINE).await;
     Ok(Opened {
@@ -330,10 +332,19 @@ pub(crate) struct Reached {
 /// Connects to the application. Cancel safe: yes.
 pub(crate) async fn reach(worker: &Worker, application: SocketAddr) -> Reached {
     let begun = Instant::now();
-    let endpoint = worker.application(application);
+    let connection = match worker.shared.limits.overload.admit() {
+        Ok(()) => {
+            let endpoint = worker.application(application);
+            endpoint.open(Alpn::Tcp, NO_DEADLINE).await
+        }
+        Err(refusal) => {
+            let kind = Kind::Downstream(refusal.reason);
+            Err(AttemptFailure::new(kind, refusal.detail))
+        }
+    };
     Reached {
         address: application,
-        connection: endpoint.open(Alpn::Tcp, NO_DEADLINE).await,
+        connection,
         ahead: BytesMut::new(),
         begun,
     }
@@ -380,7 +391,19 @@ pub(crate) async fn deliver(
         Ok(mut connection) => (run(&mut client, &mut connection, ahead).await, None),
         Err(failure) => {
             let detail = format!("application {application}: {}", failure.detail);
-            let refusal = Refusal::new(Reason::ApplicationUnavailable).detail(detail);
+            let reason = match failure.kind {
+                Kind::Downstream(reason) => reason,
+                Kind::Connect
+                | Kind::Handshake
+                | Kind::NoCertificate
+                | Kind::PendingFull
+                | Kind::PendingTimeout
+                | Kind::RefusedStream
+                | Kind::Reset
+                | Kind::Protocol
+                | Kind::Timeout => Reason::ApplicationUnavailable,
+            };
+            let refusal = Refusal::new(reason).detail(detail);
             (
                 Relayed {
                     sent: 0,

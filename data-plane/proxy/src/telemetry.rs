@@ -37,7 +37,7 @@ use std::{
 
 use opentelemetry_sdk::trace::SpanData;
 use outrigger_model::{AccessLog, MeshSettings, Ratio, Tracing};
-use outrigger_policy::RequestView;
+use outrigger_policy::{RequestView, overload::Level};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -293,6 +293,17 @@ impl Telemetry {
     /// A discovery response was refused.
     pub fn nack(&self) {
         self.0.metrics.rejections.inc();
+    }
+
+    /// What is given up for want of memory (DEF-21).
+    pub fn overload(&self, level: Level) {
+        self.0.metrics.overload_level.set(i64::from(level.number()));
+    }
+
+    /// Memory that the process may use; 0 without a limit.
+    pub fn memory_limit(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.0.metrics.memory_limit.set(bytes);
     }
 
     /// The metrics page: Prometheus' text format, version 0.0.4.

@@ -23,7 +23,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use verify::MeshVerifier;
-pub use verify::{IdentityError, identity_of};
+pub use verify::{IdentityError, ends_at, identity_of};
 
 /// What is inside a mesh connection, told by ALPN (DESIGN §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -66,6 +66,8 @@ pub struct Connection {
     pub served: u32,
     /// When it was connected.
     pub opened: Instant,
+    /// From when it carries no new requests: a certificate it was made with is at its end.
+    pub expires: Option<Instant>,
     permit: Permit,
 }
 
@@ -174,7 +176,7 @@ impl Endpoint {
             Lifetime::Unlimited => false,
             Lifetime::AtMost(age) => now.duration_since(connection.opened) >= age,
         };
-        if spent || aged || self.retired.get() {
+        if spent || aged || connection.has_expired(now) || self.retired.get() {
             return;
         }
         if let Some(connection) = self.pool.hand_over(self.address, connection) {
@@ -199,7 +201,14 @@ impl Endpoint {
     }
 
     fn take_idle(&self) -> Option<Connection> {
-        self.idle.borrow_mut().pop().map(|parked| parked.connection)
+        let mut idle = self.idle.borrow_mut();
+        let now = Instant::now();
+        while let Some(Parked { connection, .. }) = idle.pop() {
+            if !connection.has_expired(now) {
+                return Some(connection);
+            }
+        }
+        None
     }
 
     /// Whether it holds no connection.
@@ -215,9 +224,9 @@ impl Endpoint {
     }
 
     /// Closes connections that were idle for too long. Called by the worker's sweep.
-    fn sweep(&self, now: Instant) {
-        self.http2.sweep(now, self.pool.limits().idle_timeout);
-        if let Lifetime::AtMost(idle) = self.pool.limits().idle_timeout {
+    fn sweep(&self, now: Instant, idle: Lifetime) {
+        self.http2.sweep(now, idle);
+        if let Lifetime::AtMost(idle) = idle {
             self.idle
                 .borrow_mut()
                 .retain(|parked| now.duration_since(parked.since) < idle);
@@ -236,9 +245,13 @@ impl Endpoint {
 }
 
 impl Connection {
-    /// The bytes, and the right to have them open.
-    pub(crate) fn into_parts(self) -> (Io, Permit) {
-        (self.io, self.permit)
+    /// The bytes, the right to have them open, and until when they carry new requests.
+    pub(crate) fn into_parts(self) -> (Io, Permit, Option<Instant>) {
+        (self.io, self.permit, self.expires)
+    }
+
+    fn has_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|at| at <= now)
     }
 }
 

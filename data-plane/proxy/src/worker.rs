@@ -8,15 +8,15 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     net::SocketAddr,
-    rc::Rc,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    rc::{Rc, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak as SharedWeak},
     time::Duration,
 };
 
 use outrigger_model::{
     Authority, Backend, ConnectionLimits, Lifetime, Peer, RequestsPerConnection,
 };
-use outrigger_policy::{RequestView, admission::Admission};
+use outrigger_policy::{RequestView, admission::Admission, overload::Level};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
@@ -26,8 +26,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     cluster::{BackendLimits, Cluster, EndpointReport},
     drain::Drain,
+    ending::Ending,
     exchange::Deadline,
     http2,
+    overload::Overload,
     reason::{Reason, Refusal},
     snapshot::{Lookup, Service, SnapshotReader, Target},
     telemetry::{Series, SeriesKey, Telemetry, trace::Context},
@@ -45,6 +47,10 @@ const OUTSIDE_CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// How often idle connections are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The same while memory fills (DEF-21): connections are looked at more often, and idle ones to
+/// upstreams kept for as long.
+const SWEEP_INTERVAL_SHORT: Duration = Duration::from_secs(1);
 
 /// Where a worker asks the control thread for a service it does not know. Bounded: what does not
 /// fit is refused, the client's retry asks again.
@@ -77,7 +83,9 @@ pub struct SharedLimits {
     /// Rung when requests begin to wait for a connection to a backend.
     short: Bell,
     /// Connections to each backend. Locked only when a worker meets a backend for the first time.
-    backends: Mutex<HashMap<Backend, Weak<BackendLimits>>>,
+    backends: Mutex<HashMap<Backend, SharedWeak<BackendLimits>>>,
+    /// What is given up for want of memory (DEF-21).
+    pub overload: Overload,
 }
 
 impl SharedLimits {
@@ -88,12 +96,13 @@ impl SharedLimits {
             downstream: Permits::new(downstream),
             short: Bell::default(),
             backends: Mutex::new(HashMap::new()),
+            overload: Overload::default(),
         })
     }
 
     fn backend(&self, backend: &Backend, bounds: &ConnectionLimits) -> Arc<BackendLimits> {
         let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(limits) = backends.get(backend).and_then(Weak::upgrade) {
+        if let Some(limits) = backends.get(backend).and_then(SharedWeak::upgrade) {
             return limits;
         }
         backends.retain(|_, limits| limits.strong_count() > 0);
@@ -127,6 +136,8 @@ pub struct Worker {
     /// Seen by engines once a request; a child of the process's, so that workers do not meet at
     /// its lock.
     pub engine_drain: CancellationToken,
+    /// Accepted connections that can be told to end; those gone are dropped by the sweep.
+    endings: RefCell<Vec<Weak<Ending>>>,
     /// Bounds of HTTP/2 connections.
     pub http2_limits: Rc<http2::Limits>,
     /// Randomness of splits and balancers.
@@ -148,6 +159,7 @@ impl Worker {
             clusters: RefCell::default(),
             applications: RefCell::default(),
             series: RefCell::default(),
+            endings: RefCell::default(),
             engine_drain: shared.drain.token(),
             http2_limits: Rc::new(http2::Limits::DEFAULT),
             shared,
@@ -299,15 +311,54 @@ impl Worker {
         Endpoint::new(address, Peer::Plain, &pool, Arc::clone(&self.shared.tls))
     }
 
+    /// The end of a connection just accepted. While memory is short it ends after its first request.
+    #[must_use]
+    pub fn ending(&self) -> Rc<Ending> {
+        let ending = Ending::new(&self.engine_drain);
+        let level = self.shared.limits.overload.level();
+        if level >= Level::EndConnections {
+            ending.tend(Instant::now(), level);
+        }
+        self.endings.borrow_mut().push(Rc::downgrade(&ending));
+        ending
+    }
+
+    /// Tells connections to end that are due: their peer's certificate ended, or memory is short.
+    pub fn tend(&self, now: Instant) {
+        let level = self.shared.limits.overload.level();
+        self.endings
+            .borrow_mut()
+            .retain(|ending| match ending.upgrade() {
+                Some(ending) => {
+                    ending.tend(now, level);
+                    true
+                }
+                None => false,
+            });
+    }
+
     /// Closes idle connections in time, or where requests of other workers wait for their place,
     /// and forgets what the snapshot no longer names, until the
     /// drain ends.
     pub async fn sweep(self: Rc<Self>) {
-        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        let mut levels = self.shared.limits.overload.follow();
         let mut short = self.shared.limits.short.listen();
+        let mut swept = Instant::now();
         loop {
+            let level = *levels.borrow_and_update();
+            let (pause, idle_max) = match level {
+                Level::Normal => (SWEEP_INTERVAL, Lifetime::Unlimited),
+                Level::ShorterIdle
+                | Level::EndConnections
+                | Level::Refuse
+                | Level::StopAccepting => {
+                    let short = SWEEP_INTERVAL_SHORT;
+                    (short, Lifetime::AtMost(short))
+                }
+            };
             tokio::select! {
-                _ = ticks.tick() => {}
+                () = tokio::time::sleep_until(swept + pause) => {}
+                Ok(()) = levels.changed() => {}
                 _ = short.changed() => {
                     for cluster in self.clusters.borrow().values() {
                         cluster.pool().make_room();
@@ -317,9 +368,11 @@ impl Worker {
                 () = self.shared.drain.cut() => return,
             }
             let now = Instant::now();
+            swept = now;
+            self.tend(now);
             // Captured connections name any port of the pod: what is unused is forgotten.
             self.applications.borrow_mut().retain(|_, endpoint| {
-                endpoint.pool().sweep(now);
+                endpoint.pool().sweep(now, idle_max);
                 Rc::strong_count(endpoint) > 1 || !endpoint.is_unused()
             });
             self.series
@@ -327,7 +380,7 @@ impl Worker {
                 .retain(|_, series| Rc::strong_count(series) > 1);
             let named = self.named();
             self.clusters.borrow_mut().retain(|backend, cluster| {
-                cluster.pool().sweep(now);
+                cluster.pool().sweep(now, idle_max);
                 let keep = named.contains(backend) || Rc::strong_count(cluster) > 1;
                 if !keep {
                     cluster.retire();

@@ -147,6 +147,7 @@ pub(super) fn write_bootstrap(
         forward_proxy: Some(plan.forward_proxy()),
         inbound: inbound.collect(),
         workers: local.workers,
+        memory_limit_bytes: None,
         log: local.log.clone(),
     };
     make_folder(&folder.join("state"))?;

@@ -8,7 +8,7 @@
 //! `x-forwarded-client-cert` of the peer's choice. On a port declared as HTTP all is HTTP; on an
 //! undeclared one the first bytes decide; only a port declared as TCP is opaque unseen.
 
-use std::{net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
 
 use bytes::BytesMut;
 use outrigger_model::{MtlsMode, Port, Protocol, SpiffeId};
@@ -27,7 +27,7 @@ use crate::{
     reason::Reason,
     tcp_path::{self, Reached},
     telemetry::{Direction, Handshake},
-    tls::{Alpn, identity_of},
+    tls::{Alpn, ends_at, identity_of},
     worker::Worker,
 };
 
@@ -55,6 +55,7 @@ pub(super) async fn connection(
         port,
         application,
         protocol,
+        expires: Cell::new(None),
     };
     let may_be_opaque = matches!(protocol, Protocol::Tcp | Protocol::Detect);
     let first = if mtls == MtlsMode::Permissive && may_be_opaque {
@@ -86,6 +87,8 @@ struct At {
     port: Port,
     application: SocketAddr,
     protocol: Protocol,
+    /// When the peer's certificate ends.
+    expires: Cell<Option<Instant>>,
 }
 
 /// The first byte, left where it is; `None` at the end of the stream. Cancel safe: yes.
@@ -169,6 +172,12 @@ async fn secured(worker: &Rc<Worker>, stream: TcpStream, client: SocketAddr, at:
         .map_or_else(|failed| *failed, |_| Handshake::Completed);
     telemetry.handshake(Direction::Inbound, result, begun.elapsed());
     let Ok((stream, peer)) = shaken else { return };
+    let leaf = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first);
+    at.expires.set(leaf.and_then(ends_at));
     let alpn = stream
         .get_ref()
         .1
@@ -345,10 +354,12 @@ async fn decide(io: &mut Io, ahead: &mut BytesMut) -> Option<Detected> {
 /// By the HTTP engines. What is not HTTP gets version 1's 400.
 async fn serve(worker: &Rc<Worker>, io: Io, at: &At, admission: Admission, detected: Detected) {
     let handler = Rc::new(Inbound::new(worker, at.port, at.application, admission));
+    let ending = Rc::clone(&handler.ending);
+    ending.expires_at(at.expires.get());
     match detected {
-        Detected::Http2 => engine::http2(worker, io, handler).await,
+        Detected::Http2 => engine::http2(worker, io, &ending, handler).await,
         Detected::Http1 | Detected::Opaque | Detected::Tls | Detected::Undecided => {
-            engine::http1(worker, io, handler).await;
+            engine::http1(io, &ending, handler).await;
         }
     }
 }

@@ -112,6 +112,7 @@ async fn serve(
     (scope, other): (Scope, Engine),
 ) {
     let handler = Rc::new(Outbound::new(Rc::clone(worker), scope));
+    let ending = Rc::clone(&handler.ending);
     let io = Io::Plain(stream);
     let engine = match detected {
         Detected::Http2 => Engine::H2,
@@ -120,8 +121,8 @@ async fn serve(
     };
     let io = io.replay(ahead.freeze());
     match engine {
-        Engine::H1 => engine::http1(worker, io, handler).await,
-        Engine::H2 => engine::http2(worker, io, handler).await,
+        Engine::H1 => engine::http1(io, &ending, handler).await,
+        Engine::H2 => engine::http2(worker, io, &ending, handler).await,
     }
 }
 

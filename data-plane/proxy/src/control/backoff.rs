@@ -23,6 +23,13 @@ impl Backoff {
         ceiling.mul_f64(0.1 + 0.9 * fastrand::f64())
     }
 
+    /// The pause after one more failure, where the control plane said when to come again: not
+    /// before, and not all at once then.
+    pub(super) fn next_after(&mut self, asked: Option<Duration>) -> Duration {
+        let own = self.next();
+        asked.map_or(own, |asked| asked.min(MAX) + own)
+    }
+
     /// It worked.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
@@ -42,5 +49,16 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next() <= BASE);
+    }
+
+    #[test]
+    fn what_the_control_plane_asks_for_comes_on_top_and_has_a_bound() {
+        let mut backoff = Backoff::default();
+        let asked = Duration::from_millis(1_040);
+        let pause = backoff.next_after(Some(asked));
+        assert!(pause > asked && pause <= asked + BASE, "{pause:?}");
+        let pause = backoff.next_after(Some(Duration::MAX));
+        assert!(pause <= MAX + 2 * BASE, "{pause:?}");
+        assert!(Backoff::default().next_after(None) <= BASE);
     }
 }

@@ -66,14 +66,37 @@ pub(super) struct Discovery {
 enum StreamError {
     #[error("cannot reach the control plane")]
     Connect(#[source] tonic::transport::Error),
-    #[error("the control plane ended the stream: {0}")]
-    Status(String),
+    #[error("the control plane ended the stream: {text}")]
+    Status {
+        text: String,
+        /// When to come again, if it said so.
+        again_after: Option<Duration>,
+    },
     #[error("the control plane closed the stream")]
     Closed,
     #[error("the control plane takes no more requests")]
     Stuck,
     #[error("no certificate yet")]
     NoCertificate,
+}
+
+impl StreamError {
+    /// With gRPC's own way to say when to come again (proposal A6).
+    fn of(status: &tonic::Status) -> Self {
+        let asked = status.metadata().get("grpc-retry-pushback-ms");
+        let asked = asked.and_then(|value| value.to_str().ok()?.parse().ok());
+        Self::Status {
+            text: format!("{:?}: {}", status.code(), status.message()),
+            again_after: asked.map(Duration::from_millis),
+        }
+    }
+
+    fn again_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { again_after, .. } => *again_after,
+            Self::Connect(_) | Self::Closed | Self::Stuck | Self::NoCertificate => None,
+        }
+    }
 }
 
 /// One open stream.
@@ -101,7 +124,7 @@ impl Discovery {
             if begun.elapsed() > Duration::from_secs(10) {
                 backoff.reset();
             }
-            let pause = backoff.next();
+            let pause = backoff.next_after(error.again_after());
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::warn!(%error, cause, ?pause, "discovery interrupted; traffic goes on, trying again");
             self.pause(&mut state, pause).await;
@@ -194,7 +217,7 @@ impl Discovery {
             tokio::select! {
                 response = stream.responses.message() => {
                     let response = response
-                        .map_err(|status| StreamError::Status(format!("{:?}: {}", status.code(), status.message())))?
+                        .map_err(|status| StreamError::of(&status))?
                         .ok_or(StreamError::Closed)?;
                     self.respond(state, &stream, response)?;
                 }
@@ -251,9 +274,7 @@ impl Discovery {
         let responses = client
             .delta_aggregated_resources(ReceiverStream::new(outgoing))
             .await
-            .map_err(|status| {
-                StreamError::Status(format!("{:?}: {}", status.code(), status.message()))
-            })?
+            .map_err(|status| StreamError::of(&status))?
             .into_inner();
         Ok(Stream {
             requests,

@@ -131,7 +131,7 @@ impl Slot {
                 Lifetime::Unlimited => false,
                 Lifetime::AtMost(age) => now.duration_since(link.opened) >= age,
             };
-            if aged {
+            if aged || link.expires.is_some_and(|at| at <= now) {
                 link.close();
             }
             !link.is_closed()

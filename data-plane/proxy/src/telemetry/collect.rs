@@ -582,6 +582,7 @@ fn flags(outcome: OutcomeKey) -> &'static str {
         Reason::RequestTimeout | Reason::PerTryTimeout => "UT",
         Reason::RetriesExhausted => "URX",
         Reason::PendingFull | Reason::PendingTimeout | Reason::RequestsFull => "UO",
+        Reason::Overloaded => "OM",
         Reason::NotImplemented(_)
         | Reason::NotCaptured
         | Reason::RequestHeadTimeout

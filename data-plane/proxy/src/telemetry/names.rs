@@ -260,6 +260,16 @@ pub(super) const DISCOVERY_CONNECTED: Metric = gauge(
     &[],
     "1 while a stream to the control plane is open, else 0.",
 );
+pub(super) const OVERLOAD_LEVEL: Metric = gauge(
+    "outrigger_overload_level",
+    &[],
+    "What is given up for want of memory: 0 nothing, 1 idle connections, 2 connections after their request, 3 new requests, 4 new connections.",
+);
+pub(super) const MEMORY_LIMIT: Metric = gauge(
+    "outrigger_memory_limit_bytes",
+    &[],
+    "Memory that the process may use, by its cgroup or its bootstrap file; 0 without a limit.",
+);
 pub(super) const LOG_DROPPED: Metric = counter(
     "outrigger_access_log_dropped_total",
     &[],
@@ -371,6 +381,8 @@ pub const ALL: &[Metric] = &[
     CONFIGURATION_TIME,
     CONFIGURATION_REJECTIONS,
     DISCOVERY_CONNECTED,
+    OVERLOAD_LEVEL,
+    MEMORY_LIMIT,
     LOG_DROPPED,
     SPANS,
     SERIES,

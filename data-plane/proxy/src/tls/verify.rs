@@ -1,6 +1,10 @@
 //! Verification of a peer's chain and reading of its identity, the same for both directions.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use outrigger_model::{SpiffeId, TrustDomain};
 use rustls::{
@@ -10,7 +14,9 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use tokio::time::Instant;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::TlsError;
 
@@ -51,6 +57,17 @@ pub fn identity_of(leaf: &CertificateDer<'_>) -> Result<SpiffeId, IdentityError>
         (None, _) => Err(IdentityError::Names { count: 0 }),
         (Some(_), more) => Err(IdentityError::Names { count: more + 1 }),
     }
+}
+
+/// When a certificate ends, on the clock that timers follow; `None` when it cannot be read or
+/// never does. One that has ended is over now.
+#[must_use]
+pub fn ends_at(leaf: &CertificateDer<'_>) -> Option<Instant> {
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
+    let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now().checked_add(left)
 }
 
 /// Verifies chains against the mesh's roots.

@@ -17,7 +17,7 @@ use crate::{
     exchange::{AttemptFailure, AttemptFailureKind as Kind, Deadline},
     io::Io,
     telemetry::Handshake,
-    tls::{Alpn, identity_of},
+    tls::{Alpn, ends_at, identity_of},
 };
 
 /// DEF-11.
@@ -25,6 +25,11 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// DEF-17, towards upstreams: first probe, then interval.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long before a certificate's end a connection is left: a sixteenth of what it has, 30 s at
+/// most.
+const LEAVE_EARLY_SHARE: u32 = 16;
+const LEAVE_EARLY_MAX: Duration = Duration::from_secs(30);
 
 impl Endpoint {
     /// Opens a connection. Cancel safe: yes, nothing but the socket is lost.
@@ -49,11 +54,16 @@ impl Endpoint {
             None => return Err(self.too_late(deadline, until, Kind::Connect, "connect timeout")),
         };
         prepare(&stream);
-        let (io, peer) = match &self.peer {
-            Peer::Plain => (Io::Plain(stream), None),
+        let (io, peer, expires) = match &self.peer {
+            Peer::Plain => (Io::Plain(stream), None, None),
             Peer::Meshed(expected) => {
                 let stream = self.secure(stream, alpn, expected, deadline).await?;
-                (Io::Client(Box::new(stream)), Some(expected.clone()))
+                let expires = self.expires(&stream);
+                (
+                    Io::Client(Box::new(stream)),
+                    Some(expected.clone()),
+                    expires,
+                )
             }
         };
         Ok(Connection {
@@ -61,7 +71,26 @@ impl Endpoint {
             peer,
             served: 1,
             opened: now,
+            expires,
             permit,
+        })
+    }
+
+    /// When to leave a connection: at the end of the peer's certificate or of our own, whichever
+    /// comes first, and a little before it, so that no request meets the peer's own closing.
+    fn expires(&self, stream: &TlsStream<TcpStream>) -> Option<Instant> {
+        let now = Instant::now();
+        let peer = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first);
+        let own = self.tls.load_full();
+        let own = own.as_ref().map(|context| &context.leaf);
+        let ends = peer.into_iter().chain(own).filter_map(ends_at);
+        ends.min().map(|end| {
+            let left = end.saturating_duration_since(now);
+            end - (left / LEAVE_EARLY_SHARE).min(LEAVE_EARLY_MAX)
         })
     }
 

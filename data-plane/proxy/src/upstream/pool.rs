@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_model::ConnectionLimits;
+use outrigger_model::{ConnectionLimits, Lifetime};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -144,10 +144,16 @@ impl Pool {
         members.push(Rc::downgrade(endpoint));
     }
 
-    /// Closes what was idle for too long, in all endpoints.
-    pub fn sweep(&self, now: Instant) {
+    /// Closes what was idle for too long, in all endpoints: by configuration, or for longer than
+    /// `idle_max`.
+    pub fn sweep(&self, now: Instant, idle_max: Lifetime) {
+        let idle = match (self.limits().idle_timeout, idle_max) {
+            (Lifetime::AtMost(own), Lifetime::AtMost(other)) => Lifetime::AtMost(own.min(other)),
+            (Lifetime::Unlimited, other) => other,
+            (own, Lifetime::Unlimited) => own,
+        };
         for endpoint in self.members.borrow().iter().filter_map(Weak::upgrade) {
-            endpoint.sweep(now);
+            endpoint.sweep(now, idle);
         }
     }
 
@@ -301,7 +307,7 @@ fn own_far() -> Instant {
 mod tests {
     use std::time::Duration;
 
-    use outrigger_model::{Lifetime, Peer, RequestsPerConnection};
+    use outrigger_model::{Peer, RequestsPerConnection};
 
     use super::*;
 

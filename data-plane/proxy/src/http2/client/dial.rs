@@ -100,7 +100,8 @@ async fn establish(
     endpoint: &Rc<Endpoint>,
     limits: &Limits,
 ) -> Result<(Connection<Io, Bytes>, Rc<Link>), AttemptFailure> {
-    let (io, permit) = endpoint.open(Alpn::H2, Deadline::NONE).await?.into_parts();
+    let connection = endpoint.open(Alpn::H2, Deadline::NONE).await?;
+    let (io, permit, expires) = connection.into_parts();
     let refuse =
         |what: String| AttemptFailure::new(Kind::Connect, format!("{}: {what}", endpoint.address));
     let begun = async {
@@ -116,7 +117,7 @@ async fn establish(
     };
     match timeout(limits.settings_timeout, pin!(begun)).await {
         Ok(Ok((sender, connection))) => {
-            let link = Rc::new(Link::new(sender, permit, Instant::now()));
+            let link = Rc::new(Link::new(sender, permit, Instant::now(), expires));
             Ok((connection, link))
         }
         Ok(Err(error)) => Err(refuse(format!("no HTTP/2 connection: {error}"))),

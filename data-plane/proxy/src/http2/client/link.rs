@@ -29,12 +29,19 @@ pub(super) struct Link {
     idle_since: Cell<Instant>,
     /// When it was connected.
     pub(super) opened: Instant,
+    /// From when it takes no more streams: a certificate is at its end.
+    pub(super) expires: Option<Instant>,
     /// No streams, and there will be none.
     pub(super) drained: Notify,
 }
 
 impl Link {
-    pub(super) fn new(sender: SendRequest<Bytes>, permit: Permit, opened: Instant) -> Self {
+    pub(super) fn new(
+        sender: SendRequest<Bytes>,
+        permit: Permit,
+        opened: Instant,
+        expires: Option<Instant>,
+    ) -> Self {
         Self {
             sender: RefCell::new(Some(sender)),
             last: RefCell::new(None),
@@ -43,6 +50,7 @@ impl Link {
             served: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             opened,
+            expires,
             drained: Notify::new(),
         }
     }

@@ -150,9 +150,15 @@ fn an_idle_connection_is_closed_and_gives_its_permit_back() {
         served.post("x").await.unwrap();
         served.path().delivered().await;
         let pool = endpoint.pool();
-        pool.sweep(Instant::now() + Duration::from_secs(89));
+        pool.sweep(
+            Instant::now() + Duration::from_secs(89),
+            Lifetime::Unlimited,
+        );
         assert_eq!(pool.connections(), 1);
-        pool.sweep(Instant::now() + Duration::from_secs(91));
+        pool.sweep(
+            Instant::now() + Duration::from_secs(91),
+            Lifetime::Unlimited,
+        );
         while pool.connections() > 0 {
             tokio::task::yield_now().await;
         }

@@ -1,0 +1,183 @@
+//! What a sidecar gives up as its memory fills, and connections whose certificates end.
+
+use std::time::Duration;
+
+use outrigger_policy::overload::Level;
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use super::{
+    mesh::{Mesh, run},
+    peer::{App, Client, Http, answer, get, once},
+    plan::{meshed, plain, service},
+    wire::{say, until},
+};
+
+fn set(mesh: &Mesh, level: Level) {
+    mesh.client.worker.shared.limits.overload.set(level);
+}
+
+async fn through(mesh: &Mesh, app: &App) -> std::net::SocketAddr {
+    let plan = service("orders:80", vec![plain(app.address)]);
+    mesh.client.knows(&[plan]);
+    mesh.outbound("orders:80").await
+}
+
+fn requests_are_refused_by_name_until_memory_is_free(version: Http) {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::start(&mesh, version, async |_| answer(200, "/")).await;
+        let outbound = through(&mesh, &app).await;
+        let mut client = Client::connect(&mesh, outbound, version).await;
+        assert_eq!(client.get("/").await.status, 200);
+        set(&mesh, Level::Refuse);
+        let reply = client.get("/").await;
+        let reason = "overloaded; the sidecar is short of memory";
+        assert_eq!((reply.status, reply.reason()), (503, reason));
+        let refused = mesh
+            .client
+            .metric("outrigger_refusals_total", &[r#"reason="overloaded""#]);
+        assert_eq!((refused, app.count()), (1, 1));
+        set(&mesh, Level::Normal);
+        assert_eq!(client.get("/").await.status, 200);
+    });
+}
+
+#[test]
+fn http1_requests_are_refused_by_name_until_memory_is_free() {
+    requests_are_refused_by_name_until_memory_is_free(Http::One);
+}
+
+#[test]
+fn http2_requests_are_refused_by_name_until_memory_is_free() {
+    requests_are_refused_by_name_until_memory_is_free(Http::Two);
+}
+
+#[test]
+fn http1_connections_end_after_their_request() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::answering(&mesh, 200).await;
+        let outbound = through(&mesh, &app).await;
+        let mut client = Client::connect(&mesh, outbound, Http::One).await;
+        assert_eq!(client.get("/").await.header("connection"), None);
+        set(&mesh, Level::EndConnections);
+        mesh.client.worker.tend(Instant::now());
+        let reply = client.get("/").await;
+        let close = Some("close");
+        assert_eq!((reply.status, reply.header("connection")), (200, close));
+        assert!(client.try_send(get("/")).await.is_err(), "closed");
+        // A new one is served once.
+        let reply = once(&mesh, outbound, get("/")).await;
+        assert_eq!((reply.status, reply.header("connection")), (200, close));
+    });
+}
+
+#[test]
+fn http2_connections_end_after_their_requests() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::start(&mesh, Http::Two, async |_| answer(200, "/")).await;
+        let outbound = through(&mesh, &app).await;
+        let mut client = Client::connect(&mesh, outbound, Http::Two).await;
+        assert_eq!(client.get("/").await.status, 200);
+        set(&mesh, Level::EndConnections);
+        mesh.client.worker.tend(Instant::now());
+        // GOAWAY: soon the client's connection takes no more streams.
+        while client.try_send(get("/")).await.is_ok() {}
+    });
+}
+
+#[test]
+fn idle_connections_end_sooner_and_busy_ones_stay() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::answering(&mesh, 200).await;
+        let outbound = through(&mesh, &app).await;
+        let mut idle = TcpStream::connect(outbound).await.unwrap();
+        say(&mut idle, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
+        until(&mut idle, "\r\n\r\n/").await;
+        let after = |seconds| {
+            let now = Instant::now() + Duration::from_secs(seconds);
+            mesh.client.worker.tend(now);
+        };
+        after(60);
+        set(&mesh, Level::ShorterIdle);
+        after(9);
+        say(&mut idle, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
+        let answer = until(&mut idle, "\r\n\r\n/").await;
+        assert!(!answer.contains("connection: close"), "{answer}");
+        after(11);
+        assert_eq!(idle.read(&mut [0]).await.unwrap(), 0, "closed");
+    });
+}
+
+#[test]
+fn no_connection_is_taken_while_memory_is_full() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::answering(&mesh, 200).await;
+        let outbound = through(&mesh, &app).await;
+        assert_eq!(once(&mesh, outbound, get("/")).await.status, 200);
+        set(&mesh, Level::StopAccepting);
+        let mut waiting = TcpStream::connect(outbound).await.unwrap();
+        say(&mut waiting, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
+        let early = timeout(Duration::from_millis(50), waiting.read(&mut [0])).await;
+        assert!(early.is_err(), "nobody took the connection");
+        set(&mesh, Level::Normal);
+        let answer = until(&mut waiting, "\r\n\r\n/").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    });
+}
+
+/// The server's sidecar ends connections of a peer whose certificate ended, in order: the next
+/// request goes over a new one.
+fn an_ended_certificate_ends_its_connections(version: Http) {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::start(&mesh, version, async |_| answer(200, "/")).await;
+        let inbound = mesh.inbound(app.address).await;
+        let plan = service("orders:80", vec![meshed(inbound, &mesh.server.identity)]);
+        mesh.client.knows(&[plan]);
+        let outbound = mesh.outbound("orders:80").await;
+        let mut client = Client::connect(&mesh, outbound, version).await;
+        let handshakes = || {
+            mesh.server
+                .metric("outrigger_tls_handshakes_total", &[r#"result="completed""#])
+        };
+        for _ in 0..2 {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+        let hours = |hours: u64| Instant::now() + Duration::from_secs(3600 * hours);
+        mesh.server
+            .worker
+            .tend(hours(0) + Duration::from_secs(3_000));
+        assert_eq!(client.get("/").await.status, 200);
+        assert_eq!(handshakes(), 1, "certificates of an hour still hold");
+        mesh.server.worker.tend(hours(2));
+        for _ in 0..20 {
+            assert_eq!(client.get("/").await.status, 200);
+            tokio::task::yield_now().await;
+        }
+        let ended = async {
+            while handshakes() < 2 {
+                assert_eq!(client.get("/").await.status, 200);
+            }
+        };
+        ended.await;
+        assert_eq!(handshakes(), 2);
+    });
+}
+
+#[test]
+fn an_ended_certificate_ends_its_http1_connections() {
+    an_ended_certificate_ends_its_connections(Http::One);
+}
+
+#[test]
+fn an_ended_certificate_ends_its_http2_connections() {
+    an_ended_certificate_ends_its_connections(Http::Two);
+}
