@@ -74,109 +74,85 @@ fn golden_ordinary_container_with_cni() {
     insta::assert_yaml_snapshot!("container", patch(&pod, &done.pod));
 }
 
+/// What becomes of `pod` in namespace `shop` with these labels, in words.
+fn outcome(namespace: &[(&str, &str)], honours_istio: bool, pod: &Value) -> String {
+    let mut settings = settings();
+    settings.honours_istio = honours_istio;
+    let labels = labels(namespace);
+    let namespace = Namespace {
+        name: "shop",
+        labels: &labels,
+    };
+    match inject(&settings, &namespace, pod) {
+        Ok(done) => done
+            .skipped
+            .map_or("injected".into(), |skip| skip.to_string()),
+        Err(error) => error.to_string(),
+    }
+}
+
+const ENROLLED: &[(&str, &str)] = &[("outrigger.dev/inject", "enabled")];
+const NOBODY_ASKS: &str = "neither the pod nor its namespace asks for one";
+
 #[test]
 fn who_gets_a_sidecar() {
-    let enrolled: &[(&str, &str)] = &[("outrigger.dev/inject", "enabled")];
+    let check = |namespace: &[(&str, &str)], pod: Value, expected: &str| {
+        assert_eq!(
+            outcome(namespace, false, &pod),
+            expected,
+            "{namespace:?} {pod}"
+        );
+    };
+    let said = |kind: &str, word: &str| json!({"metadata": {kind: {"outrigger.dev/inject": word}}});
+    check(&[], json!({}), NOBODY_ASKS);
+    check(ENROLLED, json!({}), "injected");
+    check(
+        &[("outrigger.dev/inject", "disabled")],
+        json!({}),
+        "label outrigger.dev/inject of namespace shop says no",
+    );
+    check(&[], said("labels", "true"), "injected");
+    check(&[], said("annotations", "enabled"), "injected");
+    check(
+        ENROLLED,
+        said("labels", "false"),
+        "label outrigger.dev/inject of the pod says no",
+    );
+    check(
+        ENROLLED,
+        said("labels", "please"),
+        "label outrigger.dev/inject of the pod is \"please\"; write enabled or disabled",
+    );
+    check(
+        ENROLLED,
+        json!({"spec": {"hostNetwork": true}}),
+        "the pod is on the host's network",
+    );
+    check(
+        ENROLLED,
+        json!({"spec": {"initContainers": [{"name": "outrigger-proxy"}]}}),
+        "the pod has a sidecar",
+    );
+}
+
+#[test]
+fn istios_words_count_where_the_mesh_says_so() {
     let istio: &[(&str, &str)] = &[("istio-injection", "enabled")];
-    let yes = "yes";
-    let cases: &[(&str, &[(&str, &str)], Value, bool, &str)] = &[
-        (
-            "nothing said",
-            &[],
-            json!({}),
-            false,
-            "neither the pod nor its namespace asks for one",
-        ),
-        ("namespace", enrolled, json!({}), false, yes),
-        (
-            "namespace says no",
-            &[("outrigger.dev/inject", "disabled")],
-            json!({}),
-            false,
-            "label outrigger.dev/inject of namespace shop says no",
-        ),
-        (
-            "pod's label alone",
-            &[],
-            json!({"metadata": {"labels": {"outrigger.dev/inject": "true"}}}),
-            false,
-            yes,
-        ),
-        (
-            "pod's annotation alone",
-            &[],
-            json!({"metadata": {"annotations": {"outrigger.dev/inject": "enabled"}}}),
-            false,
-            yes,
-        ),
-        (
-            "pod's no wins",
-            enrolled,
-            json!({"metadata": {"labels": {"outrigger.dev/inject": "false"}}}),
-            false,
-            "label outrigger.dev/inject of the pod says no",
-        ),
-        (
-            "Istio unread",
-            istio,
-            json!({}),
-            false,
-            "neither the pod nor its namespace asks for one",
-        ),
-        ("Istio read", istio, json!({}), true, yes),
-        (
-            "Istio's pod label",
-            istio,
-            json!({"metadata": {"labels": {"sidecar.istio.io/inject": "false"}}}),
-            true,
-            "label sidecar.istio.io/inject of the pod says no",
-        ),
-        (
-            "our word before Istio's",
-            &[
-                ("istio-injection", "enabled"),
-                ("outrigger.dev/inject", "disabled"),
-            ],
-            json!({}),
-            true,
-            "label outrigger.dev/inject of namespace shop says no",
-        ),
-        (
-            "host network",
-            enrolled,
-            json!({"spec": {"hostNetwork": true}}),
-            false,
-            "the pod is on the host's network",
-        ),
-        (
-            "a sidecar in it",
-            enrolled,
-            json!({"spec": {"initContainers": [{"name": "outrigger-proxy"}]}}),
-            false,
-            "the pod has a sidecar",
-        ),
-        (
-            "nonsense",
-            enrolled,
-            json!({"metadata": {"labels": {"outrigger.dev/inject": "please"}}}),
-            false,
-            "label outrigger.dev/inject of the pod is \"please\"; write enabled or disabled",
-        ),
+    assert_eq!(outcome(istio, false, &json!({})), NOBODY_ASKS);
+    assert_eq!(outcome(istio, true, &json!({})), "injected");
+    let no = json!({"metadata": {"labels": {"sidecar.istio.io/inject": "false"}}});
+    assert_eq!(
+        outcome(istio, true, &no),
+        "label sidecar.istio.io/inject of the pod says no"
+    );
+    let both = [
+        ("istio-injection", "enabled"),
+        ("outrigger.dev/inject", "disabled"),
     ];
-    for (case, namespace, pod, honours_istio, want) in cases {
-        let mut settings = settings();
-        settings.honours_istio = *honours_istio;
-        let labels = labels(namespace);
-        let namespace = Namespace {
-            name: "shop",
-            labels: &labels,
-        };
-        let got = match inject(&settings, &namespace, pod) {
-            Ok(done) => done.skipped.map_or(yes.into(), |skip| skip.to_string()),
-            Err(error) => error.to_string(),
-        };
-        assert_eq!(&got, want, "{case}");
-    }
+    assert_eq!(
+        outcome(&both, true, &json!({})),
+        "label outrigger.dev/inject of namespace shop says no"
+    );
 }
 
 #[test]

@@ -237,7 +237,7 @@ impl Discovery {
         }
     }
 
-    async fn open(&self, state: &mut State) -> Result<Stream, StreamError> {
+    async fn open(&self, state: &State) -> Result<Stream, StreamError> {
         let tls = self
             .tls
             .load_full()
@@ -355,7 +355,7 @@ impl Discovery {
 }
 
 /// Tells the server what is wanted now and was not, and the other way round.
-fn subscribe(state: &mut State, stream: &Stream) -> Result<(), StreamError> {
+fn subscribe(state: &State, stream: &Stream) -> Result<(), StreamError> {
     for kind in [
         ResourceKind::Destination,
         ResourceKind::RouteTable,

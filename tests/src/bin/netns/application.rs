@@ -9,7 +9,7 @@
 //! | 2222 | as 5432 |
 //! | 7000 | as 5432, on loopback alone |
 
-use std::{net::SocketAddr, path::PathBuf, sync::mpsc, thread, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::mpsc, thread, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -51,7 +51,7 @@ impl Application {
 }
 
 fn run(
-    path: &PathBuf,
+    path: &Path,
     stop: &CancellationToken,
     report: &mpsc::SyncSender<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {

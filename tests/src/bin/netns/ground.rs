@@ -163,6 +163,7 @@ pub(crate) fn enter(path: &Path) -> anyhow::Result<()> {
 }
 
 impl Drop for Namespace {
+    #[expect(clippy::print_stderr, reason = "a person has to clean up")]
     fn drop(&mut self) {
         if let Err(error) = ip(&["netns", "delete", &self.name]) {
             eprintln!("left behind: {error:#}");

@@ -3,7 +3,7 @@
 use std::{
     io::Read,
     os::fd::AsFd,
-    path::PathBuf,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -65,7 +65,7 @@ impl Drop for Tap {
     }
 }
 
-fn open(path: &PathBuf) -> anyhow::Result<Socket> {
+fn open(path: &Path) -> anyhow::Result<Socket> {
     /// `ETH_P_ALL`, in network order.
     const ALL: u16 = 3;
     enter(path)?;

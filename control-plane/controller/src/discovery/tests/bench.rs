@@ -88,7 +88,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn start() -> Self {
-        Self::with(|registry| DiscoveryHandle::new(registry))
+        Self::with(DiscoveryHandle::new)
     }
 
     /// Lets in so many streams a second.
