@@ -89,8 +89,9 @@ impl Control {
             valid_until: 0,
         };
         let resources = Resources::default();
+        let sources = Arc::new(self.sources(resources.clone(), log));
         let discovery = discovery::Discovery {
-            resources: resources.clone(),
+            resources,
             keeper: self.keeper(tasks),
             to,
             workload: self.bootstrap.workload.clone(),
@@ -103,18 +104,6 @@ impl Control {
             telemetry: self.telemetry.clone(),
             started: self.started,
         };
-        let sources = admin::Sources {
-            snapshots: self.snapshots,
-            tls: Arc::clone(&self.tls),
-            telemetry: self.telemetry.clone(),
-            drain: self.drain,
-            accepting: self.accepting,
-            workers: self.workers,
-            resources,
-            application: admin::application::Application::new(&self.bootstrap),
-            log,
-            mutations: self.bootstrap.file.admin_mutations,
-        };
         let run = |task: Pin<Box<dyn Future<Output = ()>>>| {
             let stop = self.stop.clone().cancelled_owned();
             tasks.spawn_local(async move {
@@ -123,7 +112,6 @@ impl Control {
         };
         run(Box::pin(certificates.run()));
         run(Box::pin(discovery.run()));
-        let sources = Arc::new(sources);
         let surfaces = [
             (Some(admin_listener), admin::Surface::Admin),
             (health_listener, admin::Surface::Health),
@@ -146,6 +134,22 @@ impl Control {
         )));
         tasks.spawn_local(self.telemetry.export(self.stop));
         Ok(())
+    }
+
+    /// What the admin address and the health address tell from.
+    fn sources(&self, resources: Resources, log: LogControl) -> admin::Sources {
+        admin::Sources {
+            snapshots: self.snapshots.clone(),
+            tls: Arc::clone(&self.tls),
+            telemetry: self.telemetry.clone(),
+            drain: self.drain.clone(),
+            accepting: self.accepting.clone(),
+            workers: self.workers.clone(),
+            resources,
+            application: admin::application::Application::new(&self.bootstrap),
+            log,
+            mutations: self.bootstrap.file.admin_mutations,
+        }
     }
 }
 
