@@ -10,12 +10,17 @@
 //!    │            └─────► discard ──► attempt  (retry on the status)
 //!    └──► Err(failure) ──────────────► attempt (retry) or refuse (answer by the mesh)
 //! ```
-//! Exactly one of `deliver` and `refuse` ends an exchange. Everything runs on one worker thread;
+//! Exactly one of `deliver`, `refuse` and `abandon` ends an exchange. The request's deadline covers
+//! the response to its last byte, for streams too (as Istio's and Envoy's route timeout does): a
+//! route of long streams has no timeout, or one that is meant. After `101` there is no response
+//! any more, and no deadline: a WebSocket lives until a side closes it or nothing moves for 1 h.
+//! Everything runs on one worker thread;
 //! futures need not be `Send`.
 
 use std::{borrow::Cow, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use outrigger_model::Peer;
 use outrigger_policy::{RequestView, filter::Changes};
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -77,15 +82,23 @@ pub trait Exchange {
     /// Drops the response held since the last successful `attempt`, because it will be retried.
     async fn discard(&mut self);
 
-    /// Sends the held response to the client and streams both bodies to their ends.
+    /// Sends the held response to the client and streams both bodies to their ends, or until
+    /// `deadline`. What is broken off then is never ended as if it were whole: HTTP/1 closes by
+    /// reset, a gRPC stream gets trailers with `grpc-status: 4`, another HTTP/2 stream CANCEL.
     ///
     /// Cancel safe: no; a dropped delivery leaves the client's connection (H1) or stream (H2) to
     /// be reset by the engine.
-    async fn deliver(&mut self, edit: &ResponseEdit) -> Delivery;
+    async fn deliver(&mut self, edit: &ResponseEdit, deadline: Deadline) -> Delivery;
 
     /// Answers by the mesh: status, `x-outrigger-reason`, `content-length` and a short text body;
     /// for gRPC a trailers-only response.
     async fn refuse(&mut self, refusal: &Refusal) -> Delivery;
+
+    /// Ends the exchange without an answer, because the client has left.
+    fn abandon(&mut self) -> Delivery;
+
+    /// Body bytes from the client, and to it, so far.
+    fn progress(&self) -> (u64, u64);
 }
 
 /// What is done with each request of a connection: the outbound or the inbound path. Engines call
@@ -100,7 +113,7 @@ pub trait Handler {
     async fn handle<E: Exchange>(&self, exchange: &mut E);
 
     /// Told of a request that the engine answered by itself, because its head breaks HTTP or a
-    /// limit; for log and metric.
+    /// limit; for log and metric. The status sent is the refusal's.
     fn rejected(&self, engine: Engine, refusal: &Refusal) {
         tracing::debug!(?engine, %refusal, "request refused by its head");
     }
@@ -143,6 +156,16 @@ pub struct ResponseHead {
     pub status: u16,
     /// `grpc-status` of a trailers-only response.
     pub grpc_status: Option<u8>,
+    /// The reason that the endpoint's own sidecar gave, where it made this answer. Read only from
+    /// a peer that proved its identity: an application's word is never believed.
+    pub refused: Option<Reason>,
+}
+
+impl ResponseHead {
+    /// Whether an answer of `endpoint` with this status can be its sidecar's own.
+    pub(crate) fn may_be_refusal(endpoint: &Endpoint, status: u16, grpc: Option<u8>) -> bool {
+        matches!(endpoint.peer, Peer::Meshed(_)) && (status >= 400 || grpc.is_some())
+    }
 }
 
 /// Why a try brought no response head.
@@ -175,9 +198,11 @@ pub enum AttemptFailureKind {
     Protocol,
     /// `deadline` passed.
     Timeout,
-    /// The client went away or broke framing in its body: not the upstream's doing, no retry;
-    /// carries the reason to answer with, if the client can still be answered.
+    /// The client broke framing in its body: not the upstream's doing, no retry; carries the
+    /// reason to answer with.
     Downstream(Reason),
+    /// The client went away, or stopped inside its request: nobody is there to be answered.
+    ClientGone,
 }
 
 /// How an exchange ended.
@@ -209,11 +234,12 @@ pub enum DeliveryEnd {
 }
 
 impl Delivery {
-    /// Why it did not end as it should; `None` where it did, or the client left.
+    /// Why it did not end as it should.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         match self.end {
-            DeliveryEnd::Complete | DeliveryEnd::DownstreamClosed => None,
+            DeliveryEnd::Complete => None,
+            DeliveryEnd::DownstreamClosed => Some(Reason::ClientGone),
             DeliveryEnd::UpstreamReset => Some(Reason::UpstreamResetInResponse),
             DeliveryEnd::Idle => Some(Reason::StreamIdle),
             DeliveryEnd::DeadlinePassed => Some(Reason::RequestTimeout),

@@ -71,6 +71,14 @@ pub const OPTIONS_MAX: usize = 32;
 /// Bytes that one connection reads ahead, and holds back when its peer is slow: 64 KiB.
 pub const BUFFER_BYTES_MAX: usize = 65_536;
 
+/// The reason behind a slug of this engine, as another sidecar's answer names it.
+pub(crate) fn reason_of_slug(slug: &[u8]) -> Option<crate::reason::Reason> {
+    let mut known = Reject::ALL.iter().copied();
+    known
+        .find(|reject| reject.slug().as_bytes() == slug)
+        .map(refusal::reason)
+}
+
 /// The versions the engine speaks. What it sends itself is always HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {

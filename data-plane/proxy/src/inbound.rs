@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use crate::{
     ending::Ending,
     exchange::{
-        AttemptFailure, AttemptFailureKind, Delivery, Engine, Exchange, Handler, RequestEdit,
-        ResponseEdit,
+        AttemptFailure, AttemptFailureKind, Delivery, DeliveryEnd, Engine, Exchange, Handler,
+        RequestEdit, ResponseEdit,
     },
     reason::{Reason, Refusal},
     telemetry::{Carried, Direction, RequestRecord, Security, Series, SeriesKey, trace::Context},
@@ -106,52 +106,58 @@ impl Inbound {
         edit
     }
 
+    /// The identity and security of the connection.
+    fn from(&self) -> (Option<&SpiffeId>, Security) {
+        match &self.admission {
+            Admission::Proven(peer) => (Some(peer), Security::MutualTls),
+            Admission::Plain | Admission::PlainRefused => (None, Security::None),
+        }
+    }
+
     fn refusal(&self, failure: &AttemptFailure) -> Refusal {
         let reason = match failure.kind {
             AttemptFailureKind::Connect => Reason::ApplicationUnavailable,
-            AttemptFailureKind::Reset | AttemptFailureKind::RefusedStream => Reason::UpstreamReset,
+            AttemptFailureKind::Reset => Reason::UpstreamReset,
+            AttemptFailureKind::RefusedStream => Reason::RefusedStream,
             AttemptFailureKind::Protocol => Reason::UpstreamProtocol,
             AttemptFailureKind::Timeout => Reason::RequestTimeout,
             AttemptFailureKind::PendingFull => Reason::PendingFull,
             AttemptFailureKind::PendingTimeout => Reason::PendingTimeout,
             AttemptFailureKind::Handshake | AttemptFailureKind::NoCertificate => Reason::Internal,
-            AttemptFailureKind::Downstream(reason) => reason,
+            AttemptFailureKind::Downstream(reason) => {
+                return Refusal::new(reason).detail(failure.detail.clone());
+            }
+            AttemptFailureKind::ClientGone => Reason::ClientGone,
         };
-        let detail = format!(
-            "application {}: {}",
-            self.application.address, failure.detail
-        );
-        Refusal::new(reason).detail(detail)
+        // Callers are told what happened, not where the application listens.
+        Refusal::new(reason).detail(format!("application: {}", failure.detail))
     }
 }
 
 impl Handler for Inbound {
     fn rejected(&self, engine: Engine, refusal: &Refusal) {
-        tracing::debug!(?engine, %refusal, "request refused by its head");
-        self.worker
-            .shared
-            .telemetry
-            .refused(Direction::Inbound, refusal.reason);
+        let (peer, security) = self.from();
+        let record = RequestRecord {
+            peer,
+            security,
+            ..RequestRecord::unread(Direction::Inbound, engine, refusal)
+        };
+        self.worker.shared.telemetry.record(&record, &self.series);
     }
 
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
         let _work = self.ending.work();
-        let begun = Instant::now();
         let trace = self.worker.begin_trace(exchange.request());
-        let mut answered = Answered::default();
-        let delivery = match self.send(exchange, &trace).await {
-            Ok(status) => {
-                answered.status = status;
-                exchange.deliver(&ResponseEdit::default()).await
-            }
-            Err(refusal) => {
-                answered.status = refusal.status();
-                let delivery = exchange.refuse(&refusal).await;
-                answered.refusal = Some(refusal);
-                delivery
-            }
+        let mut work = Work {
+            inbound: self,
+            exchange,
+            begun: Instant::now(),
+            trace,
+            answered: Answered::default(),
+            accounted: false,
         };
-        self.account(exchange, &trace, begun, &answered, &delivery);
+        let delivery = work.run().await;
+        work.account(&delivery);
     }
 }
 
@@ -160,6 +166,74 @@ impl Handler for Inbound {
 struct Answered {
     status: u16,
     refusal: Option<Refusal>,
+}
+
+/// A request under way: recorded also when it is cut off.
+struct Work<'a, E: Exchange> {
+    inbound: &'a Inbound,
+    exchange: &'a mut E,
+    begun: Instant,
+    trace: Context,
+    answered: Answered,
+    accounted: bool,
+}
+
+impl<E: Exchange> Work<'_, E> {
+    async fn run(&mut self) -> Delivery {
+        let sent = self.inbound.send(self.exchange, &self.trace).await;
+        let refusal = match sent {
+            Ok(status) => {
+                self.answered.status = status;
+                let edit = ResponseEdit::default();
+                return self.exchange.deliver(&edit, NO_DEADLINE).await;
+            }
+            Err(refusal) if refusal.reason == Reason::ClientGone => {
+                return self.exchange.abandon();
+            }
+            Err(refusal) => refusal,
+        };
+        // What is sent: gRPC has its status in a field of its own.
+        self.answered.status = if self.exchange.is_grpc() {
+            200
+        } else {
+            refusal.status()
+        };
+        let delivery = self.exchange.refuse(&refusal).await;
+        self.answered.refusal = Some(refusal);
+        delivery
+    }
+
+    fn account(&mut self, delivery: &Delivery) {
+        self.accounted = true;
+        self.inbound.account(
+            self.exchange,
+            &self.trace,
+            self.begun,
+            &self.answered,
+            delivery,
+        );
+    }
+}
+
+impl<E: Exchange> Drop for Work<'_, E> {
+    fn drop(&mut self) {
+        if self.accounted {
+            return;
+        }
+        let reason = if std::thread::panicking() {
+            Reason::Internal
+        } else {
+            Reason::Draining
+        };
+        self.answered.refusal = Some(Refusal::new(reason).detail("cut off"));
+        let (request_bytes, response_bytes) = self.exchange.progress();
+        self.account(&Delivery {
+            request_bytes,
+            response_bytes,
+            grpc_status: None,
+            end: DeliveryEnd::Complete,
+        });
+    }
 }
 
 impl Inbound {
@@ -183,10 +257,7 @@ impl Inbound {
         delivery: &Delivery,
     ) {
         let request = exchange.request();
-        let (peer, security) = match &self.admission {
-            Admission::Proven(peer) => (Some(peer), Security::MutualTls),
-            Admission::Plain | Admission::PlainRefused => (None, Security::None),
-        };
+        let (peer, security) = self.from();
         let refusal = answered.refusal.as_ref();
         let record = RequestRecord {
             direction: Direction::Inbound,

@@ -99,6 +99,21 @@ impl Io {
     }
 }
 
+impl Io {
+    /// Whether the other end is a sidecar that connected to us. Sidecars never close half of a
+    /// connection that carries HTTP, so the end of what they send is the end.
+    #[must_use]
+    pub fn is_from_sidecar(&self) -> bool {
+        match self {
+            Self::Server(_) => true,
+            Self::Plain(_) | Self::Client(_) => false,
+            Self::Replayed(replayed) => replayed.inner.is_from_sidecar(),
+            #[cfg(test)]
+            Self::Memory(_) => false,
+        }
+    }
+}
+
 /// A stream whose first bytes were already read.
 #[derive(Debug)]
 pub struct Replayed {

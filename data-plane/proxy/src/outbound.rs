@@ -25,7 +25,7 @@ use crate::{
     exchange::{AttemptFailure, Engine, Exchange, Handler, ResponseHead},
     reason::{Reason, Refusal},
     snapshot::Service,
-    telemetry::{Direction, RetryCause},
+    telemetry::{Direction, RequestRecord, RetryCause, SeriesKey},
     worker::Worker,
 };
 use call::Call;
@@ -98,7 +98,7 @@ impl Outbound {
             // 8. Connection, send.
             let result = call.attempt(exchange, account, rule).await;
             // 9. The outcome was fed to estimate and detector; what follows from it?
-            let outcome = call.outcome(&result);
+            let outcome = call.retried_outcome(&result, &rule.retry);
             let failed = Failed {
                 policy: &rule.retry,
                 idempotency: Idempotency::of_method(exchange.request().method()),
@@ -124,7 +124,8 @@ impl Outbound {
                     call.retry_place = Some(permit);
                 }
                 Decision::GiveUp(why) => {
-                    return result.map_err(|failure| call.refusal(&failure, why, &rule.origin));
+                    let origins = (&rule.origin, &cluster.policy_origin());
+                    return result.map_err(|failure| call.refusal(&failure, why, origins));
                 }
             }
         }
@@ -200,9 +201,13 @@ impl Outbound {
                     format!("{backend}: {out} of {all} endpoints are ejected, none takes requests")
                 }
             };
-            return Err(Refusal::new(Reason::NoEndpoint)
-                .detail(detail)
-                .by(&rule.origin));
+            // Outlier detection is the DestinationRule's.
+            let by = if out > 0 {
+                cluster.policy_origin()
+            } else {
+                rule.origin.clone()
+            };
+            return Err(Refusal::new(Reason::NoEndpoint).detail(detail).by(&by));
         };
         call.tried.push(picked.endpoint.address);
         call.endpoint = Some(Rc::clone(&picked.endpoint));
@@ -213,6 +218,12 @@ impl Outbound {
 /// Why a try is repeated, for the metric.
 fn retry_cause(result: &Result<ResponseHead, AttemptFailure>) -> RetryCause {
     match result {
+        Ok(ResponseHead {
+            refused: Some(reason),
+            ..
+        }) if RetryCause::of_peer(*reason).is_some() => {
+            RetryCause::of_peer(*reason).unwrap_or(RetryCause::Status)
+        }
         Ok(ResponseHead {
             grpc_status: Some(_),
             ..
@@ -250,18 +261,34 @@ fn named_service(authority: &str) -> String {
 
 impl Handler for Outbound {
     fn rejected(&self, engine: Engine, refusal: &Refusal) {
-        tracing::debug!(?engine, %refusal, "request refused by its head");
-        self.worker
-            .shared
-            .telemetry
-            .refused(Direction::Outbound, refusal.reason);
+        let record = RequestRecord::unread(Direction::Outbound, engine, refusal);
+        let series = self.worker.series(&SeriesKey::UnknownService);
+        self.worker.shared.telemetry.record(&record, &series);
     }
 
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
         let _work = self.ending.work();
-        let mut call = Call::new(self.worker.begin_trace(exchange.request()));
-        let answer = self.forward(exchange, &mut call).await;
-        let delivery = call.answer(exchange, answer).await;
-        call.account(exchange, &delivery, &self.worker);
+        let call = Call::new(self.worker.begin_trace(exchange.request()));
+        let mut work = Work {
+            worker: &self.worker,
+            exchange,
+            call,
+        };
+        let answer = self.forward(work.exchange, &mut work.call).await;
+        let delivery = work.call.answer(work.exchange, answer).await;
+        work.call.account(work.exchange, &delivery, &self.worker);
+    }
+}
+
+/// A request under way: recorded also when it is cut off.
+struct Work<'a, E: Exchange> {
+    worker: &'a Worker,
+    exchange: &'a mut E,
+    call: Call,
+}
+
+impl<E: Exchange> Drop for Work<'_, E> {
+    fn drop(&mut self) {
+        self.call.cut(self.exchange, self.worker);
     }
 }

@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt};
 
 use outrigger_model::Origin;
 
+use crate::h1;
+
 /// Cause of a response that the mesh made, or of a connection that it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -40,6 +42,10 @@ pub enum Reason {
     NoCertificate,
     /// The upstream closed or reset before a response head.
     UpstreamReset,
+    /// The endpoint (or its sidecar) refused the stream: provably not processed.
+    RefusedStream,
+    /// The client left before its answer was through. Nobody was answered.
+    ClientGone,
     /// The upstream broke off inside its response: what the client has is not whole. The status
     /// and head were passed on before.
     UpstreamResetInResponse,
@@ -137,6 +143,14 @@ impl Reason {
             "the endpoint broke off before answering",
         ),
         (
+            Self::RefusedStream,
+            "the endpoint refused the stream without looking at it",
+        ),
+        (
+            Self::ClientGone,
+            "the client left before its answer was through; nobody was answered, and it is no refusal",
+        ),
+        (
             Self::UpstreamResetInResponse,
             "the endpoint broke off inside its answer: what the client has is not whole",
         ),
@@ -202,6 +216,8 @@ impl Reason {
             Self::HandshakeFailed => "handshake-failed",
             Self::NoCertificate => "no-certificate",
             Self::UpstreamReset => "upstream-reset",
+            Self::RefusedStream => "refused-stream",
+            Self::ClientGone => "client-gone",
             Self::UpstreamResetInResponse => "upstream-reset-in-response",
             Self::StreamIdle => "stream-idle",
             Self::UpstreamProtocol => "upstream-protocol",
@@ -227,10 +243,28 @@ impl Reason {
         matches!(self, Self::UpstreamResetInResponse | Self::StreamIdle)
     }
 
-    /// HTTP status of the answer.
+    /// Whether the mesh refused or ended something: false where the client left by itself.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        self != Self::ClientGone
+    }
+
+    /// The reason in a peer's `x-outrigger-reason`; `None` for one that this version does not know.
+    #[must_use]
+    pub fn of_header(value: &[u8]) -> Option<Self> {
+        let slug = value.split(|&byte| byte == b';').next()?.trim_ascii();
+        let known = Self::ALL
+            .iter()
+            .map(|(reason, _)| *reason)
+            .find(|reason| reason.slug().as_bytes() == slug);
+        known.or_else(|| h1::reason_of_slug(slug))
+    }
+
+    /// HTTP status of the answer; 0 where there is none.
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
+            Self::ClientGone => 0,
             Self::BadRequest(_) => 400,
             Self::HeadTooLarge => 431,
             Self::NotImplemented(_) => 501,
@@ -251,6 +285,7 @@ impl Reason {
             | Self::HandshakeFailed
             | Self::NoCertificate
             | Self::UpstreamReset
+            | Self::RefusedStream
             | Self::RetriesExhausted
             | Self::PendingFull
             | Self::PendingTimeout
@@ -265,6 +300,7 @@ impl Reason {
     #[must_use]
     pub fn grpc_status(self) -> u8 {
         match self {
+            Self::ClientGone => 1,
             Self::RequestTimeout | Self::PerTryTimeout | Self::StreamIdle => 4,
             Self::PlaintextRefused => 7,
             Self::HeadTooLarge
@@ -284,6 +320,7 @@ impl Reason {
             | Self::HandshakeFailed
             | Self::NoCertificate
             | Self::UpstreamReset
+            | Self::RefusedStream
             | Self::UpstreamResetInResponse
             | Self::UpstreamProtocol
             | Self::RetriesExhausted
@@ -384,7 +421,7 @@ mod tests {
     #[test]
     fn docs_reasons_is_the_code() {
         let mut page = String::from(
-            "# Reasons\n\nEvery answer that the mesh itself makes carries `x-outrigger-reason: SLUG; DETAIL; by OBJECT FIELD`.\nThe same slug is in the access log (`reason`) and in metrics. For gRPC the status travels in `grpc-status`.\nAn answer that is broken off after its head keeps the status that was sent (`as sent`): its reason is in log and metrics only.\n\n| slug | HTTP | gRPC | meaning |\n| --- | --- | --- | --- |\n",
+            "# Reasons\n\nEvery answer that the mesh itself makes carries `x-outrigger-reason: SLUG; DETAIL; by OBJECT FIELD`.\nThe same slug is in the access log (`reason`) and in metrics. For gRPC the status travels in `grpc-status`.\nAn answer that is broken off after its head keeps the status that was sent (`as sent`): its reason is in log and metrics only.\n\nOne answer has no reason: the 431 that the HTTP/2 library sends by itself to a head of more than 128 KiB.\n\n| slug | HTTP | gRPC | meaning |\n| --- | --- | --- | --- |\n",
         );
         for (reason, about) in Reason::ALL {
             let (slug, status, grpc) = (reason.slug(), reason.status(), reason.grpc_status());
@@ -400,6 +437,19 @@ mod tests {
         }
         let kept = std::fs::read_to_string(path).unwrap_or_default();
         assert_eq!(kept, page, "run UPDATE_DOCS=1 cargo test docs_");
+    }
+
+    #[test]
+    fn what_a_peer_says_is_read_back() {
+        for (reason, _) in Reason::ALL {
+            let said = Refusal::new(*reason).detail("more; of it").to_string();
+            assert_eq!(Reason::of_header(said.as_bytes()), Some(*reason), "{said}");
+        }
+        let check = |said: &str, reason| assert_eq!(Reason::of_header(said.as_bytes()), reason);
+        check("bare-lf", Some(Reason::BadRequest("bare-lf")));
+        check("no-route; x", Some(Reason::NoRoute));
+        check("no-routes", None);
+        check("", None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! relay ends when both have.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     io,
     pin::Pin,
@@ -51,22 +51,35 @@ pub enum RelayEnd {
     Failed(io::Error),
 }
 
-/// Relays until both directions ended, one broke, or nothing moved for `idle`.
+/// Bytes that a relay has moved so far, for who asks before its end.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// From the client to the upstream.
+    pub sent: Cell<u64>,
+    /// From the upstream to the client.
+    pub received: Cell<u64>,
+}
+
+/// Relays until both directions ended, one broke, or nothing moved for `idle`. Bytes are added to
+/// `moved` as they go.
 ///
 /// Cancel safe: no; bytes in flight are lost with both connections.
-pub async fn relay<A, B>(client: &mut A, upstream: &mut B, idle: Duration) -> Relayed
+pub async fn relay<A, B>(client: &mut A, upstream: &mut B, idle: Duration, moved: &Moved) -> Relayed
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let mut out = Direction::default();
     let mut back = Direction::default();
+    let before = (moved.sent.get(), moved.received.get());
     let timer = sleep(idle);
     tokio::pin!(timer);
     let end = poll_fn(|cx| {
-        let before = out.moved + back.moved;
+        let past = out.moved + back.moved;
         let first = out.poll(cx, client, upstream);
         let second = back.poll(cx, upstream, client);
+        moved.sent.set(before.0 + out.moved);
+        moved.received.set(before.1 + back.moved);
         match (first, second) {
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
                 return Poll::Ready(RelayEnd::Failed(error));
@@ -74,12 +87,12 @@ where
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(RelayEnd::Complete),
             (Poll::Pending, _) | (_, Poll::Pending) => {}
         }
-        poll_idle(cx, timer.as_mut(), idle, out.moved + back.moved > before)
+        poll_idle(cx, timer.as_mut(), idle, out.moved + back.moved > past)
     })
     .await;
     Relayed {
-        sent: out.moved,
-        received: back.moved,
+        sent: moved.sent.get(),
+        received: moved.received.get(),
         end,
     }
 }
@@ -228,7 +241,8 @@ mod tests {
     async fn half_close_passes_and_slow_readers_lose_nothing() {
         let (mut app, mut client) = duplex(1024);
         let (mut upstream, mut server) = duplex(512);
-        let relaying = relay(&mut client, &mut upstream, Duration::from_secs(60));
+        let moved = Moved::default();
+        let relaying = relay(&mut client, &mut upstream, Duration::from_secs(60), &moved);
         let body: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let sent = body.clone();
         let talk = async {
@@ -257,13 +271,20 @@ mod tests {
         assert_eq!(answer, b"answer after end");
         assert!(matches!(relayed.end, RelayEnd::Complete));
         assert_eq!((relayed.sent, relayed.received), (200_000, 16));
+        assert_eq!((moved.sent.get(), moved.received.get()), (200_000, 16));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_relay_ends() {
         let (_app, mut client) = duplex(64);
         let (mut upstream, _server) = duplex(64);
-        let relayed = relay(&mut client, &mut upstream, Duration::from_secs(3600)).await;
+        let relayed = relay(
+            &mut client,
+            &mut upstream,
+            Duration::from_secs(3600),
+            &Moved::default(),
+        )
+        .await;
         assert!(matches!(relayed.end, RelayEnd::Idle));
     }
 }

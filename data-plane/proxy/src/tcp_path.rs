@@ -2,6 +2,8 @@
 //!
 //! A connection is tried on up to three endpoints while nothing has been sent; after that it is
 //! the application's protocol that knows what may be repeated, so nothing is.
+//!
+//! Longer than most, because both sides share the relay and the rule that what is cut is recorded.
 
 use std::{future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -20,7 +22,7 @@ use crate::{
     io::Io,
     reason::{Reason, Refusal},
     snapshot::Service,
-    tcp::{RelayEnd, Relayed, relay},
+    tcp::{Moved, RelayEnd, Relayed, relay},
     telemetry::{Carried, Direction, RequestRecord, RetryCause, Security, Series, SeriesKey},
     tls::Alpn,
     upstream::{Connection, Endpoint},
@@ -45,6 +47,9 @@ pub(crate) struct Opened {
     backend: Option<Backend>,
     origin: Option<Origin>,
     series: Rc<Series>,
+    /// Open until it is certain that the connection carries something: one that was only made
+    /// while the protocol was being found out says nothing about the endpoint.
+    account: Option<Account>,
     /// What the server said before the client did.
     ahead: BytesMut,
     tries: u32,
@@ -82,13 +87,13 @@ pub(crate) async fn open(
         let account = Account::new(&cluster, picked);
         match endpoint.open(Alpn::Tcp, NO_DEADLINE).await {
             Ok(connection) => {
-                account.close(AttemptOutcome::Response { status: 200 });
                 return Ok(Opened {
                     connection,
                     endpoint,
                     backend: Some(backend),
                     origin: Some(rule.origin.clone()),
                     series: Rc::clone(&cluster.series),
+                    account: Some(account),
                     ahead: BytesMut::new(),
                     tries: u32::try_from(tried.len()).unwrap_or(u32::MAX),
                 });
@@ -98,7 +103,12 @@ pub(crate) async fn open(
                 account.close(outcome);
                 // Held back by the backend's own bounds: elsewhere they are the same.
                 if tried.len() >= TRIES_MAX || outcome == AttemptOutcome::HeldBack {
-                    return Err(refusal(&failure).by(&rule.origin));
+                    let policy = cluster.policy_origin();
+                    let by = match outcome {
+                        AttemptOutcome::HeldBack => &policy,
+                        _ => &rule.origin,
+                    };
+                    return Err(refusal(&failure, endpoint.address).by(by));
                 }
                 if let Some(cause) = RetryCause::of(failure.kind) {
                     worker.shared.telemetry.retry(&cluster.series, cause);
@@ -112,25 +122,26 @@ fn outcome(failure: &AttemptFailure) -> AttemptOutcome {
     match failure.kind {
         Kind::Handshake => AttemptOutcome::HandshakeFailed,
         Kind::PendingFull | Kind::PendingTimeout | Kind::NoCertificate => AttemptOutcome::HeldBack,
-        Kind::Downstream(_) => AttemptOutcome::DownstreamGone,
+        Kind::Downstream(_) | Kind::ClientGone => AttemptOutcome::DownstreamGone,
         Kind::Connect | Kind::RefusedStream | Kind::Reset | Kind::Protocol | Kind::Timeout => {
             AttemptOutcome::ConnectFailed
         }
     }
 }
 
-fn refusal(failure: &AttemptFailure) -> Refusal {
+fn refusal(failure: &AttemptFailure, endpoint: SocketAddr) -> Refusal {
     let reason = match failure.kind {
         Kind::Handshake => Reason::HandshakeFailed,
         Kind::NoCertificate => Reason::NoCertificate,
         Kind::PendingFull => Reason::PendingFull,
         Kind::PendingTimeout => Reason::PendingTimeout,
         Kind::Downstream(reason) => reason,
+        Kind::ClientGone => Reason::ClientGone,
         Kind::Connect | Kind::RefusedStream | Kind::Reset | Kind::Protocol | Kind::Timeout => {
             Reason::ConnectFailed
         }
     };
-    Refusal::new(reason).detail(failure.detail.clone())
+    Refusal::new(reason).detail(format!("{endpoint}: {}", failure.detail))
 }
 
 /// Completes when the upstream has spoken first (or closed); when it could not be opened, after a
@@ -165,11 +176,12 @@ pub(crate) async fn open_outside(
     let endpoint = worker.outside(address);
     let connection = endpoint.open(Alpn::Tcp, NO_DEADLINE).await;
     Ok(Opened {
-        connection: connection.map_err(|failure| refusal(&failure))?,
+        connection: connection.map_err(|failure| refusal(&failure, address))?,
         endpoint,
         backend: None,
         origin: None,
         series: worker.series(&SeriesKey::Passthrough),
+        account: None,
         ahead: BytesMut::new(),
         tries: 1,
     })
@@ -209,43 +221,36 @@ async fn run_to_end(
     mut client: Io,
     (opened, begun): (Result<Opened, Refusal>, Instant),
 ) {
-    let (relayed, refusal) = match opened {
+    let mut carried = Carrying {
+        worker,
+        to,
+        opened: None,
+        refusal: None,
+        begun,
+        moved: Moved::default(),
+        accounted: false,
+    };
+    match opened {
         Ok(mut opened) => {
+            if let Some(account) = opened.account.take() {
+                account.close(AttemptOutcome::Response { status: 200 });
+            }
             opened.series.tcp_opened(security(&opened.endpoint).1);
-            let relayed = run(&mut client, &mut opened.connection, opened.ahead.split()).await;
-            let ended = Ended {
-                to,
-                opened: Some(&opened),
-                refusal: None,
-                begun,
-            };
-            return account(worker, &ended, &relayed);
+            let ahead = opened.ahead.split();
+            let opened = carried.opened.insert(opened);
+            run(&mut client, &mut opened.connection, ahead, &carried.moved).await;
         }
         // Opaque bytes have no answer to give; the reason is in log and metric.
-        Err(refusal) => (
-            Relayed {
-                sent: 0,
-                received: 0,
-                end: RelayEnd::Complete,
-            },
-            refusal,
-        ),
-    };
-    drop(client);
-    account(
-        worker,
-        &Ended {
-            to,
-            opened: None,
-            refusal: Some(&refusal),
-            begun,
-        },
-        &relayed,
-    );
+        Err(refusal) => {
+            drop(client);
+            carried.refusal = Some(refusal);
+        }
+    }
+    carried.account();
 }
 
 /// Relays to the end, beginning with what the server said ahead.
-async fn run(client: &mut Io, server: &mut Connection, ahead: BytesMut) -> Relayed {
+async fn run(client: &mut Io, server: &mut Connection, ahead: BytesMut, moved: &Moved) -> Relayed {
     if !ahead.is_empty() {
         let written = async {
             client.write_all(&ahead).await?;
@@ -259,16 +264,39 @@ async fn run(client: &mut Io, server: &mut Connection, ahead: BytesMut) -> Relay
             };
         }
     }
-    let mut relayed = relay(client, &mut server.io, IDLE_MAX).await;
-    relayed.received += u64::try_from(ahead.len()).unwrap_or(u64::MAX);
-    relayed
+    let ahead = u64::try_from(ahead.len()).unwrap_or(u64::MAX);
+    moved.received.set(ahead);
+    relay(client, &mut server.io, IDLE_MAX, moved).await
 }
 
-struct Ended<'a> {
+/// A connection under way: recorded once, also when it is cut off.
+struct Carrying<'a> {
+    worker: &'a Worker,
     to: &'a To<'a>,
-    opened: Option<&'a Opened>,
-    refusal: Option<&'a Refusal>,
+    opened: Option<Opened>,
+    refusal: Option<Refusal>,
     begun: Instant,
+    moved: Moved,
+    accounted: bool,
+}
+
+impl Drop for Carrying<'_> {
+    fn drop(&mut self) {
+        if !self.accounted {
+            self.refusal = Some(cut_off());
+            self.account();
+        }
+    }
+}
+
+/// Why a connection ends whose task is dropped: the drain's time is up, or the worker panicked.
+fn cut_off() -> Refusal {
+    let reason = if std::thread::panicking() {
+        Reason::Internal
+    } else {
+        Reason::Draining
+    };
+    Refusal::new(reason).detail("cut off")
 }
 
 fn security(endpoint: &Endpoint) -> (Option<&SpiffeId>, Security) {
@@ -278,45 +306,50 @@ fn security(endpoint: &Endpoint) -> (Option<&SpiffeId>, Security) {
     }
 }
 
-fn account(worker: &Worker, ended: &Ended<'_>, relayed: &Relayed) {
-    let endpoint = ended.opened.map(|opened| &opened.endpoint);
-    let (destination, outside) = match ended.to {
-        To::Service(service) => (Some(&service.destination.name), None),
-        To::Outside(address) => (None, Some(*address)),
-    };
-    let (peer, security) = endpoint.map_or((None, Security::Unknown), |one| security(one));
-    let record = RequestRecord {
-        direction: Direction::Outbound,
-        carried: Carried::Tcp,
-        method: "",
-        path: "",
-        authority: "",
-        destination,
-        backend: ended.opened.and_then(|opened| opened.backend.as_ref()),
-        endpoint: endpoint.map(|endpoint| endpoint.address).or(outside),
-        peer,
-        security,
-        status: 0,
-        grpc_status: None,
-        reason: ended.refusal.map(|refusal| refusal.reason),
-        detail: ended.refusal.map_or("", |refusal| &refusal.detail),
-        origin: ended
-            .refusal
-            .and_then(|refusal| refusal.origin.as_ref())
-            .or(ended.opened.and_then(|opened| opened.origin.as_ref())),
-        attempts: ended.opened.map_or(0, |opened| opened.tries),
-        duration: ended.begun.elapsed(),
-        request_bytes: relayed.sent,
-        response_bytes: relayed.received,
-        traceparent: "",
-    };
-    let series = match ended.opened {
-        Some(opened) => Rc::clone(&opened.series),
-        None => worker.series(&destination.map_or(SeriesKey::Passthrough, |name| {
-            SeriesKey::Unrouted(name.clone())
-        })),
-    };
-    worker.shared.telemetry.record(&record, &series);
+impl Carrying<'_> {
+    fn account(&mut self) {
+        self.accounted = true;
+        let (opened, refusal) = (self.opened.as_ref(), self.refusal.as_ref());
+        let endpoint = opened.map(|opened| &opened.endpoint);
+        let (destination, outside) = match self.to {
+            To::Service(service) => (Some(&service.destination.name), None),
+            To::Outside(address) => (None, Some(*address)),
+        };
+        let (peer, security) = endpoint.map_or((None, Security::Unknown), |one| security(one));
+        let record = RequestRecord {
+            direction: Direction::Outbound,
+            carried: Carried::Tcp,
+            method: "",
+            path: "",
+            authority: "",
+            destination,
+            backend: opened.and_then(|opened| opened.backend.as_ref()),
+            endpoint: endpoint.map(|endpoint| endpoint.address).or(outside),
+            peer,
+            security,
+            status: 0,
+            grpc_status: None,
+            reason: refusal.map(|refusal| refusal.reason),
+            detail: refusal.map_or("", |refusal| &refusal.detail),
+            origin: refusal
+                .and_then(|refusal| refusal.origin.as_ref())
+                .or(opened.and_then(|opened| opened.origin.as_ref())),
+            attempts: opened.map_or(0, |opened| opened.tries),
+            duration: self.begun.elapsed(),
+            request_bytes: self.moved.sent.get(),
+            response_bytes: self.moved.received.get(),
+            traceparent: "",
+        };
+        let series = match opened {
+            Some(opened) => Rc::clone(&opened.series),
+            None => self
+                .worker
+                .series(&destination.map_or(SeriesKey::Passthrough, |name| {
+                    SeriesKey::Unrouted(name.clone())
+                })),
+        };
+        self.worker.shared.telemetry.record(&record, &series);
+    }
 }
 
 /// The application beside us, connected for opaque bytes.
@@ -384,11 +417,22 @@ pub(crate) async fn deliver(
     } else {
         Security::None
     };
-    if opened.is_ok() {
-        series.tcp_opened(security);
-    }
-    let (relayed, refusal) = match opened {
-        Ok(mut connection) => (run(&mut client, &mut connection, ahead).await, None),
+    let mut delivered = Delivered {
+        worker,
+        application,
+        peer,
+        series,
+        security,
+        refusal: None,
+        begun,
+        moved: Moved::default(),
+        accounted: false,
+    };
+    match opened {
+        Ok(mut connection) => {
+            delivered.series.tcp_opened(security);
+            run(&mut client, &mut connection, ahead, &delivered.moved).await;
+        }
         Err(failure) => {
             let detail = format!("application {application}: {}", failure.detail);
             let reason = match failure.kind {
@@ -401,40 +445,63 @@ pub(crate) async fn deliver(
                 | Kind::RefusedStream
                 | Kind::Reset
                 | Kind::Protocol
-                | Kind::Timeout => Reason::ApplicationUnavailable,
+                | Kind::Timeout
+                | Kind::ClientGone => Reason::ApplicationUnavailable,
             };
-            let refusal = Refusal::new(reason).detail(detail);
-            (
-                Relayed {
-                    sent: 0,
-                    received: 0,
-                    end: RelayEnd::Complete,
-                },
-                Some(refusal),
-            )
+            delivered.refusal = Some(Refusal::new(reason).detail(detail));
         }
-    };
-    let record = RequestRecord {
-        direction: Direction::Inbound,
-        carried: Carried::Tcp,
-        method: "",
-        path: "",
-        authority: "",
-        destination: None,
-        backend: None,
-        endpoint: Some(application),
-        peer,
-        security,
-        status: 0,
-        grpc_status: None,
-        reason: refusal.as_ref().map(|refusal| refusal.reason),
-        detail: refusal.as_ref().map_or("", |refusal| &refusal.detail),
-        origin: None,
-        attempts: 1,
-        duration: begun.elapsed(),
-        request_bytes: relayed.sent,
-        response_bytes: relayed.received,
-        traceparent: "",
-    };
-    worker.shared.telemetry.record(&record, &series);
+    }
+    delivered.account();
+}
+
+/// A connection to the application under way: recorded once, also when it is cut off.
+struct Delivered<'a> {
+    worker: &'a Worker,
+    application: SocketAddr,
+    peer: Option<&'a SpiffeId>,
+    series: Rc<Series>,
+    security: Security,
+    refusal: Option<Refusal>,
+    begun: Instant,
+    moved: Moved,
+    accounted: bool,
+}
+
+impl Drop for Delivered<'_> {
+    fn drop(&mut self) {
+        if !self.accounted {
+            self.refusal = Some(cut_off());
+            self.account();
+        }
+    }
+}
+
+impl Delivered<'_> {
+    fn account(&mut self) {
+        self.accounted = true;
+        let refusal = self.refusal.as_ref();
+        let record = RequestRecord {
+            direction: Direction::Inbound,
+            carried: Carried::Tcp,
+            method: "",
+            path: "",
+            authority: "",
+            destination: None,
+            backend: None,
+            endpoint: Some(self.application),
+            peer: self.peer,
+            security: self.security,
+            status: 0,
+            grpc_status: None,
+            reason: refusal.map(|refusal| refusal.reason),
+            detail: refusal.map_or("", |refusal| &refusal.detail),
+            origin: None,
+            attempts: 1,
+            duration: self.begun.elapsed(),
+            request_bytes: self.moved.sent.get(),
+            response_bytes: self.moved.received.get(),
+            traceparent: "",
+        };
+        self.worker.shared.telemetry.record(&record, &self.series);
+    }
 }

@@ -215,7 +215,9 @@ impl Telemetry {
     pub fn record(&self, record: &RequestRecord<'_>, series: &Series) {
         let failed = record.is_failure();
         series.record(record, failed);
-        if let Some(reason) = record.reason {
+        if let Some(reason) = record.reason
+            && reason.is_refusal()
+        {
             self.0.metrics.refused(record.direction, reason);
         }
         let mode = self.0.log_mode.load(Ordering::Relaxed);

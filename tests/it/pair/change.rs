@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
 
+use outrigger_model::Protocol;
 use tokio::{
     net::TcpStream,
     sync::{Semaphore, mpsc},
@@ -11,7 +12,7 @@ use super::{
     mesh::{Mesh, run},
     peer::{App, Client, Http, answer, full, get, request},
     plan::{ServicePlan, backend, meshed, plain, policy, rule, service},
-    wire::{rest, say},
+    wire::{self, rest, say, until},
 };
 
 /// Calls on connections of `per_connection` requests until `done`, and counts.
@@ -207,5 +208,37 @@ fn what_outlives_the_drain_is_cut() {
         assert_eq!(rest(&mut client).await, "");
         mesh.client.worker.tasks.close();
         mesh.client.worker.tasks.wait().await;
+        let cut = mesh
+            .client
+            .metric("outrigger_requests_total", &["reason=\"draining\""]);
+        assert_eq!(cut, 1, "what is cut is recorded");
+    });
+}
+
+#[test]
+fn an_opaque_connection_that_outlives_the_drain_is_recorded() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, async |mut stream| {
+            until(&mut stream, "ping").await;
+            say(&mut stream, "pong").await;
+            rest(&mut stream).await;
+        })
+        .await;
+        let plan = service("db:5432", vec![plain(app)]).speaks(Protocol::Tcp);
+        mesh.client.knows(&[plan]);
+        let outbound = mesh.outbound("db:5432").await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        say(&mut client, "ping").await;
+        until(&mut client, "pong").await;
+        mesh.client.drain.force();
+        assert_eq!(rest(&mut client).await, "");
+        mesh.client.worker.tasks.close();
+        mesh.client.worker.tasks.wait().await;
+        let metric = |name, labels: &[&str]| mesh.client.metric(name, labels);
+        let cut = ["reason=\"draining\""];
+        assert_eq!(metric("outrigger_tcp_connections_closed_total", &cut), 1);
+        assert_eq!(metric("outrigger_tcp_sent_bytes_total", &[]), 4);
+        assert_eq!(metric("outrigger_tcp_received_bytes_total", &[]), 4);
     });
 }

@@ -13,6 +13,7 @@ use outrigger_proxy::{
     worker::Worker,
 };
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     sync::{Semaphore, mpsc},
     time::Instant,
@@ -116,25 +117,176 @@ fn a_client_that_leaves_frees_its_place(version: Http) {
             })
         })
         .await;
-        let mut leaving = Client::connect(&mesh, outbound, version).await;
-        {
-            let call = leaving.begin(get("/"));
-            tokio::pin!(call);
-            tokio::select! {
-                _ = &mut call => panic!("it hangs"),
-                () = eventually("it arrives", || app.count() == 1) => {}
+        match version {
+            Http::One => {
+                // By a reset: an end alone may be a client that waits for its answer.
+                let mut leaving = TcpStream::connect(outbound).await.unwrap();
+                say(&mut leaving, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
+                eventually("it arrives", || app.count() == 1).await;
+                leaving.set_zero_linger().unwrap();
+            }
+            Http::Two => {
+                let mut leaving = Client::connect(&mesh, outbound, version).await;
+                let call = leaving.begin(get("/"));
+                tokio::pin!(call);
+                tokio::select! {
+                    _ = &mut call => panic!("it hangs"),
+                    () = eventually("it arrives", || app.count() == 1) => {}
+                }
             }
         }
-        drop(leaving);
         eventually("its place is free", || {
             mesh.client.metric("outrigger_requests_total", &[]) == 1
         })
         .await;
+        let gone = ["reason=\"client-gone\"", "response_code=\"0\""];
+        assert_eq!(mesh.client.metric("outrigger_requests_total", &gone), 1);
+        assert_eq!(mesh.client.metric("outrigger_refusals_total", &[]), 0);
         let reply = Client::connect(&mesh, outbound, version)
             .await
             .get("/")
             .await;
         assert_eq!((reply.status, reply.reason()), (200, ""));
+    });
+}
+
+#[test]
+fn a_client_that_leaves_inside_its_request_is_no_refusal() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::answering(&mesh, 200).await;
+        let outbound = through(&mesh, app.address, |plan| plan).await;
+        let head = "POST / HTTP/1.1\r\nHost: o\r\nContent-Length: 100\r\n\r\nhalf";
+        let mut leaving = TcpStream::connect(outbound).await.unwrap();
+        say(&mut leaving, head).await;
+        drop(leaving);
+        let gone = ["reason=\"client-gone\"", "response_code=\"0\""];
+        eventually("it is recorded", || {
+            mesh.client.metric("outrigger_requests_total", &gone) == 1
+        })
+        .await;
+        let chunked = "POST / HTTP/1.1\r\nHost: o\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n";
+        let mut broken = TcpStream::connect(outbound).await.unwrap();
+        say(&mut broken, chunked).await;
+        let answer = rest(&mut broken).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        let refused = |reason| mesh.client.metric("outrigger_refusals_total", &[reason]);
+        assert_eq!(refused("client-gone"), 0);
+        assert_eq!(refused("bad-chunk-size"), 1);
+    });
+}
+
+#[test]
+fn a_client_that_closed_half_gets_an_answer_that_takes_its_time() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, async |mut stream| {
+            until(&mut stream, "\r\n\r\n").await;
+            // The application's own time, longer than a moment's grace.
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            say(
+                &mut stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            )
+            .await;
+        })
+        .await;
+        let outbound = through(&mesh, app, |plan| plan).await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        say(&mut client, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
+        client.shutdown().await.unwrap();
+        let answer = rest(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    });
+}
+
+#[test]
+fn a_route_timeout_does_not_end_a_websocket() {
+    run(async {
+        let mesh = Mesh::new();
+        let limit = Duration::from_millis(300);
+        let app = wire::server(&mesh, move |mut stream| async move {
+            until(&mut stream, "\r\n\r\n").await;
+            let accept = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            say(&mut stream, accept).await;
+            until(&mut stream, "ping").await;
+            tokio::time::sleep(2 * limit).await;
+            say(&mut stream, "pong").await;
+        })
+        .await;
+        let outbound = through(&mesh, app, |plan| {
+            plan.rule(|rule| rule.timeout = Timeout::After(limit))
+        })
+        .await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        let head = "GET /ws HTTP/1.1\r\nHost: o\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        say(&mut client, head).await;
+        until(&mut client, "\r\n\r\n").await;
+        say(&mut client, "ping").await;
+        until(&mut client, "pong").await;
+    });
+}
+
+#[test]
+fn a_refused_head_is_recorded_with_its_reason() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::answering(&mesh, 200).await;
+        let outbound = through(&mesh, app.address, |plan| plan).await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        say(&mut client, "GET / HTTP/1.1\nHost: o\n\n").await;
+        let answer = rest(&mut client).await;
+        assert!(answer.contains("x-outrigger-reason: bare-lf"), "{answer}");
+        let labels = ["reason=\"bare-lf\"", "response_code=\"400\""];
+        assert_eq!(mesh.client.metric("outrigger_requests_total", &labels), 1);
+        let refused = mesh.client.metric("outrigger_refusals_total", &["bare-lf"]);
+        assert_eq!(refused, 1);
+    });
+}
+
+#[test]
+fn finding_the_protocol_out_says_nothing_of_an_endpoints_health() {
+    run(async {
+        let mesh = Mesh::new();
+        let (accepted, mut accepts) = mpsc::channel(16);
+        let app = wire::server(&mesh, move |mut stream| {
+            let accepted = accepted.clone();
+            async move {
+                accepted.send(()).await.unwrap();
+                let mut byte = [0];
+                while tokio::io::AsyncReadExt::read(&mut stream, &mut byte)
+                    .await
+                    .is_ok_and(|read| read == 1)
+                {
+                    if byte == *b"!" {
+                        let refusal =
+                            "HTTP/1.1 500 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                        say(&mut stream, refusal).await;
+                    }
+                }
+            }
+        })
+        .await;
+        let plan = service("orders:80", vec![plain(app)])
+            .speaks(outrigger_model::Protocol::Detect)
+            .policy(|policy| {
+                policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(3));
+                policy.outlier.base_ejection = Duration::from_secs(60);
+                policy.outlier.max_ejection = Duration::from_secs(60);
+            });
+        mesh.client.knows(&[plan]);
+        let outbound = mesh.outbound("orders:80").await;
+        for _ in 0..3 {
+            let mut client = TcpStream::connect(outbound).await.unwrap();
+            // The connection that waits for a server to speak is there before the request.
+            accepts.recv().await.unwrap();
+            let head = "GET / HTTP/1.1\r\nHost: o\r\nConnection: close\r\nX-End: !\r\n\r\n";
+            say(&mut client, head).await;
+            assert!(rest(&mut client).await.starts_with("HTTP/1.1 500"));
+            accepts.recv().await.unwrap();
+        }
+        assert_eq!(mesh.client.metric("outrigger_ejections_total", &[]), 1);
     });
 }
 
@@ -347,6 +499,7 @@ fn ended_connections_leave_no_count_behind() {
         let mut waiting = TcpStream::connect(outbound).await.unwrap();
         say(&mut waiting, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
         eventually("it arrives", || app.count() == 5).await;
+        waiting.set_zero_linger().unwrap();
         drop(waiting);
         let active = || mesh.client.metric("outrigger_connections_active", &[]);
         eventually("connections end", || active() == 0).await;
@@ -401,7 +554,7 @@ fn when_all_endpoints_are_ejected_the_answer_says_so() {
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         assert_eq!(client.get("/").await.status, 500);
         let reply = client.get("/").await;
-        let reason = "no-endpoint; shop/orders:80: 1 of 1 endpoints are ejected, none takes requests; by all";
+        let reason = "no-endpoint; shop/orders:80: 1 of 1 endpoints are ejected, none takes requests; by DestinationRule/shop/it";
         assert_eq!((reply.status, reply.reason()), (503, reason));
         assert_eq!(app.count(), 1);
     });

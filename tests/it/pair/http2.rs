@@ -238,3 +238,63 @@ fn a_per_try_timeout_counts_for_streams_too() {
         assert_eq!(app.count(), 3);
     });
 }
+
+#[test]
+fn a_stream_past_its_deadline_ends_with_its_status_and_its_bytes_counted() {
+    run(async {
+        let mesh = Mesh::new();
+        let (kept, mut streams) = tokio::sync::mpsc::channel(1);
+        let app = App::start(&mesh, Http::Two, move |_| {
+            let kept = kept.clone();
+            async move {
+                let (mut send, body) = http_body_util::channel::Channel::<Bytes>::new(1);
+                send.send_data("message".into()).await.unwrap();
+                kept.send(send).await.unwrap();
+                Response::builder()
+                    .header("content-type", "application/grpc")
+                    .body(body.boxed_unsync())
+                    .unwrap()
+            }
+        })
+        .await;
+        let outbound = through(&mesh, &app, |plan| {
+            plan.rule(|rule| rule.timeout = Timeout::After(Duration::from_millis(300)))
+        })
+        .await;
+        let mut client = Client::connect(&mesh, outbound, Http::Two).await;
+        let reply = client.send(call(full("x"))).await;
+        let _open = streams.recv().await.unwrap();
+        assert_eq!((reply.status, reply.text()), (200, "message"));
+        assert_eq!(reply.trailers.unwrap()["grpc-status"], "4");
+        let late = ["reason=\"request-timeout\"", "response_code=\"200\""];
+        assert_eq!(mesh.client.metric("outrigger_requests_total", &late), 1);
+        let bytes = mesh
+            .client
+            .metric("outrigger_response_body_bytes_total", &[]);
+        assert_eq!(bytes, 7);
+    });
+}
+
+#[test]
+fn a_try_tells_what_is_left_of_the_callers_deadline() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = echo(&mesh).await;
+        let outbound = through(&mesh, &app, |plan| plan).await;
+        let mut client = Client::connect(&mesh, outbound, Http::Two).await;
+        let mut timed = call(full("x"));
+        let headers = timed.headers_mut();
+        headers.insert("grpc-timeout", "10S".parse().unwrap());
+        client.send(timed).await;
+        client.send(call(full("x"))).await;
+        let told: Vec<_> = app
+            .hits()
+            .iter()
+            .map(|hit| hit.header("grpc-timeout").map(str::to_owned))
+            .collect();
+        let left = told[0].as_deref().unwrap().strip_suffix('u').unwrap();
+        let left: u32 = left.parse().unwrap();
+        assert!((1..10_000_000).contains(&left), "{told:?}");
+        assert_eq!(told[1], None);
+    });
+}

@@ -301,11 +301,56 @@ fn nothing_listens_and_the_next_endpoint_serves() {
         mesh.client.knows(&[meshed]);
         let reply = client.get("/").await;
         assert_eq!(reply.status, 503);
-        assert!(
-            reply.reason().starts_with("application-unavailable; "),
-            "{}",
-            reply.reason()
+        assert_eq!(
+            reply.reason(),
+            "application-unavailable; application: connection refused"
         );
+        let named = ["reason=\"application-unavailable\""];
+        assert_eq!(mesh.client.metric("outrigger_requests_total", &named), 1);
+    });
+}
+
+#[test]
+fn what_a_peers_sidecar_says_was_never_processed_is_tried_elsewhere() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = App::answering(&mesh, 200).await;
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nowhere = closed.local_addr().unwrap();
+        drop(closed);
+        let only_connect = RetryConditions {
+            connect_failure: true,
+            ..RetryConditions::default()
+        };
+        let identity = &mesh.server.identity;
+        let endpoints = vec![
+            meshed(mesh.inbound(app.address).await, identity),
+            meshed(mesh.inbound(nowhere).await, identity),
+        ];
+        let plan = service("orders:80", endpoints)
+            .rule(|rule| rule.retry = retry(2, only_connect.clone()));
+        let outbound = known(&mesh, plan).await;
+        let mut client = Client::connect(&mesh, outbound, Http::One).await;
+        for _ in 0..10 {
+            let reply = client.send(request("POST", "/", full("x"))).await;
+            assert_eq!((reply.status, reply.reason()), (200, ""));
+        }
+        let causes = ["cause=\"connect\""];
+        assert!(mesh.client.metric("outrigger_retries_total", &causes) >= 3);
+        // A plain endpoint that says the same is not believed, and not passed on.
+        let liar = App::start(&mesh, Http::One, async |_| {
+            let mut reply = answer(503, "");
+            let said = "application-unavailable".parse().unwrap();
+            reply.headers_mut().insert("x-outrigger-reason", said);
+            reply
+        })
+        .await;
+        let plan = service("orders:80", vec![plain(liar.address)])
+            .rule(|rule| rule.retry = retry(2, only_connect));
+        mesh.client.knows(&[plan]);
+        let reply = client.send(request("POST", "/", full("x"))).await;
+        assert_eq!((reply.status, reply.reason()), (503, ""));
+        assert_eq!(liar.count(), 1);
     });
 }
 

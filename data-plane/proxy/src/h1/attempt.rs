@@ -3,7 +3,7 @@
 use super::exchange::{H1Exchange, HALF_CLOSED_IDLE, STREAM_IDLE};
 use super::up::{self, Up};
 use super::write::{self, FieldEdit, Reserved};
-use super::{Framing, Reject, ResponseHead, Version, refusal};
+use super::{Framing, ResponseHead, Version, refusal};
 use crate::exchange::{
     AttemptFailure, AttemptFailureKind as Kind, Deadline, DeliveryEnd, Exchange, RequestEdit,
 };
@@ -87,8 +87,7 @@ impl H1Exchange<'_> {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.body.forget();
-                    let reason = refusal::reason(Reject::Truncated);
-                    return Poll::Ready(Err(downstream(reason, "client closed in its body")));
+                    return Poll::Ready(Err(gone("client closed in its body")));
                 }
             }
         }
@@ -99,6 +98,9 @@ impl H1Exchange<'_> {
     pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<DeliveryEnd> {
         let before = self.down.ended;
         if self.body.is_complete() && self.down.look_for_end(cx).is_err() {
+            return Poll::Ready(DeliveryEnd::DownstreamClosed);
+        }
+        if self.down.ended && self.down.io.is_from_sidecar() {
             return Poll::Ready(DeliveryEnd::DownstreamClosed);
         }
         let (bound, end) = if self.down.ended {
@@ -127,8 +129,7 @@ impl H1Exchange<'_> {
             }
             let drained = self.down.wire.poll_drain(&mut self.down.io, cx);
             if matches!(drained, Poll::Ready(Err(_))) {
-                let reason = refusal::reason(Reject::Truncated);
-                return Poll::Ready(Err(downstream(reason, "client gone")));
+                return Poll::Ready(Err(gone("client takes no more")));
             }
             let Some(up) = &mut self.up else {
                 return Poll::Ready(Err(AttemptFailure::new(Kind::Reset, "no connection")));
@@ -154,7 +155,7 @@ impl H1Exchange<'_> {
         }
         self.poll_idle(cx).map(|end| {
             Err(if end == DeliveryEnd::DownstreamClosed {
-                downstream(refusal::reason(Reject::Truncated), "client gone")
+                gone("client closed, or closed half and waited a minute")
             } else {
                 AttemptFailure::new(Kind::Timeout, "no byte for five minutes")
             })
@@ -259,6 +260,10 @@ impl Drop for Try<'_, '_> {
             self.exchange.up = None;
         }
     }
+}
+
+fn gone(detail: &'static str) -> AttemptFailure {
+    AttemptFailure::new(Kind::ClientGone, detail)
 }
 
 fn downstream(reason: Reason, detail: &'static str) -> AttemptFailure {

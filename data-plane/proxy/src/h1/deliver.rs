@@ -4,15 +4,20 @@ use super::exchange::{Afterwards, H1Exchange, STREAM_IDLE};
 use super::up::Outflow;
 use super::write::{self, FieldEdit, Reserved};
 use super::{Framing, ResponseHead, tunnel};
-use crate::exchange::{Delivery, DeliveryEnd, ResponseEdit};
+use crate::exchange::{Deadline, Delivery, DeliveryEnd, Exchange, ResponseEdit};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
+use tokio::time::timeout_at;
 
 impl H1Exchange<'_> {
     /// Sends the held response and streams both bodies.
-    pub(super) async fn run_delivery(&mut self, edit: &ResponseEdit) -> Delivery {
+    pub(super) async fn run_delivery(
+        &mut self,
+        edit: &ResponseEdit,
+        deadline: Deadline,
+    ) -> Delivery {
         let Some(response) = self.response.take() else {
-            return self.delivery(0, DeliveryEnd::UpstreamReset);
+            return self.delivery(DeliveryEnd::UpstreamReset);
         };
         self.body.forget();
         let framing = write::downstream_framing(response.framing(), self.head.version());
@@ -24,11 +29,22 @@ impl H1Exchange<'_> {
         let mut outflow = Outflow::new(response.framing(), framing);
         self.down.watch.set(STREAM_IDLE);
         let mut sending = true;
-        let end = poll_fn(|cx| self.poll_delivery(&mut outflow, &mut sending, cx)).await;
+        let delivering = poll_fn(|cx| {
+            let polled = self.poll_delivery(&mut outflow, &mut sending, cx);
+            self.passed = outflow.bytes();
+            polled
+        });
+        let end = match deadline.0 {
+            None => delivering.await,
+            Some(at) => {
+                let delivered = timeout_at(at, delivering).await;
+                delivered.unwrap_or(DeliveryEnd::DeadlinePassed)
+            }
+        };
         let persistent = response.persistent();
         drop(response); // its bytes lie in the upstream's buffer, which goes back to the worker
         self.settle(persistent, end, close);
-        self.delivery(outflow.bytes(), end)
+        self.delivery(end)
     }
 
     fn write_head(
@@ -130,28 +146,26 @@ impl H1Exchange<'_> {
 
     async fn run_tunnel(&mut self) -> Delivery {
         let Some(up) = &mut self.up else {
-            return self.delivery(0, DeliveryEnd::UpstreamReset);
+            return self.delivery(DeliveryEnd::UpstreamReset);
         };
-        let relayed = tunnel::relay(&mut self.down, up).await;
+        let moved = (&mut self.tunnelled, &mut self.passed);
+        let end = tunnel::relay(&mut self.down, up, moved).await;
         self.up = None;
-        self.afterwards = match relayed.end {
+        self.afterwards = match end {
             DeliveryEnd::Complete => Afterwards::Close { unread: false },
             DeliveryEnd::DownstreamClosed
             | DeliveryEnd::UpstreamReset
             | DeliveryEnd::Idle
             | DeliveryEnd::DeadlinePassed => Afterwards::Abort,
         };
-        Delivery {
-            request_bytes: relayed.up_bytes,
-            response_bytes: relayed.down_bytes,
-            grpc_status: None,
-            end: relayed.end,
-        }
+        self.delivery(end)
     }
 
-    fn delivery(&self, response_bytes: u64, end: DeliveryEnd) -> Delivery {
+    /// What has passed, and how it ended.
+    pub(super) fn delivery(&self, end: DeliveryEnd) -> Delivery {
+        let (request_bytes, response_bytes) = self.progress();
         Delivery {
-            request_bytes: self.body.bytes(),
+            request_bytes,
             response_bytes,
             grpc_status: None,
             end,

@@ -18,7 +18,7 @@ use crate::exchange::{
     AttemptFailure, Deadline, Delivery, DeliveryEnd, Engine, Exchange, RequestEdit, ResponseEdit,
     ResponseHead as Seen,
 };
-use crate::reason::Refusal;
+use crate::reason::{Reason, Refusal};
 use crate::upstream::Endpoint;
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,10 +26,11 @@ use tokio_util::sync::CancellationToken;
 
 /// DEF-13: no byte in either direction.
 pub(super) const STREAM_IDLE: Duration = Duration::from_secs(300);
-/// The same once the client has closed its sending side. TCP does not tell who closed half and
-/// waits for the answer from who gave up; the one gets it if it begins soon, and the other's
-/// request does not hold its place, its connection and the application for minutes.
-pub(super) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(2);
+/// The same once an application has closed its sending side. TCP does not tell who closed half and
+/// waits for the answer from who gave up without a reset: both get a minute in which nothing
+/// moves, and the route's deadline before. A client that is gone is noticed earlier by its reset,
+/// which the first byte of an answer causes too. Sidecars never close half: their end is one.
+pub(super) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 
 /// What the client's connection is good for after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,10 @@ pub struct H1Exchange<'a> {
     pub(super) response: Option<ResponseHead>,
     /// `100 Continue` has been passed on.
     pub(super) continued: bool,
+    /// Body bytes passed to the client so far.
+    pub(super) passed: u64,
+    /// Bytes from the client after an upgrade.
+    pub(super) tunnelled: u64,
     drain: &'a CancellationToken,
     /// The exchange ended; `Abort` until then.
     pub(super) afterwards: Afterwards,
@@ -70,6 +75,8 @@ impl<'a> H1Exchange<'a> {
             up: None,
             response: None,
             continued: false,
+            passed: 0,
+            tunnelled: 0,
             drain,
             afterwards: Afterwards::Abort,
         }
@@ -135,10 +142,15 @@ impl Exchange for H1Exchange<'_> {
         let head = attempt.run_attempt(endpoint, edit, deadline).await?;
         attempt.answered = true;
         let status = head.status();
+        let refused = Seen::may_be_refusal(endpoint, status, None)
+            .then(|| head.get("x-outrigger-reason"))
+            .flatten()
+            .and_then(Reason::of_header);
         attempt.response = Some(head);
         Ok(Seen {
             status,
             grpc_status: None,
+            refused,
         })
     }
 
@@ -164,8 +176,19 @@ impl Exchange for H1Exchange<'_> {
         }
     }
 
-    async fn deliver(&mut self, edit: &ResponseEdit) -> Delivery {
-        self.run_delivery(edit).await
+    async fn deliver(&mut self, edit: &ResponseEdit, deadline: Deadline) -> Delivery {
+        self.run_delivery(edit, deadline).await
+    }
+
+    fn abandon(&mut self) -> Delivery {
+        self.up = None;
+        self.response = None;
+        self.afterwards = Afterwards::Abort;
+        self.delivery(DeliveryEnd::DownstreamClosed)
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        (self.body.bytes() + self.tunnelled, self.passed)
     }
 
     async fn refuse(&mut self, refusal: &Refusal) -> Delivery {
@@ -192,11 +215,7 @@ impl Exchange for H1Exchange<'_> {
             | DeliveryEnd::Idle
             | DeliveryEnd::DeadlinePassed => Afterwards::Abort,
         };
-        Delivery {
-            request_bytes: self.body.bytes(),
-            response_bytes: bytes,
-            grpc_status: None,
-            end,
-        }
+        self.passed = bytes;
+        self.delivery(end)
     }
 }

@@ -71,7 +71,7 @@ impl RequestHead {
         let is_11 = version == Version::Http11;
         let websocket = is_11
             && method == "GET"
-            && framing == Framing::None
+            && framing.is_empty()
             && facts
                 .upgrade
                 .is_some_and(|span| span.of(&raw).eq_ignore_ascii_case(b"websocket"));

@@ -19,14 +19,6 @@ use tokio::io::AsyncWrite;
 /// DEF-14: an upgraded connection is a connection, not a stream; nothing for this long ends it.
 const TUNNEL_IDLE: Duration = Duration::from_secs(3_600);
 
-/// What a tunnel carried, and how it ended.
-#[derive(Debug)]
-pub(super) struct Relayed {
-    pub(super) up_bytes: u64,
-    pub(super) down_bytes: u64,
-    pub(super) end: DeliveryEnd,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Bytes may come.
@@ -103,20 +95,25 @@ impl Half {
     }
 }
 
-/// Relays until both directions are over. The 101 is still in the client's output buffer.
-pub(super) async fn relay(down: &mut Downstream, up: &mut Up) -> Relayed {
-    let (mut upward, mut downward) = (Half::new(), Half::new());
-    let end = if down.send().await.is_err() {
-        DeliveryEnd::DownstreamClosed
-    } else {
-        down.watch.set(TUNNEL_IDLE);
-        poll_fn(|cx| poll(down, up, &mut upward, &mut downward, cx)).await
-    };
-    Relayed {
-        up_bytes: upward.bytes,
-        down_bytes: downward.bytes,
-        end,
+/// Relays until both directions are over; `moved` counts the bytes upward and downward as they
+/// go. The 101 is still in the client's output buffer.
+pub(super) async fn relay(
+    down: &mut Downstream,
+    up: &mut Up,
+    moved: (&mut u64, &mut u64),
+) -> DeliveryEnd {
+    if down.send().await.is_err() {
+        return DeliveryEnd::DownstreamClosed;
     }
+    let (mut upward, mut downward) = (Half::new(), Half::new());
+    down.watch.set(TUNNEL_IDLE);
+    poll_fn(|cx| {
+        let polled = poll(down, up, &mut upward, &mut downward, cx);
+        *moved.0 = upward.bytes;
+        *moved.1 = downward.bytes;
+        polled
+    })
+    .await
 }
 
 fn poll(

@@ -44,6 +44,8 @@ pub struct Http2Exchange {
     limits: Rc<Limits>,
     resets: Rc<Resets>,
     state: State,
+    /// Body bytes passed to the client so far.
+    passed: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +75,7 @@ impl Http2Exchange {
             limits,
             resets,
             state: State::Open,
+            passed: 0,
         }
     }
 
@@ -156,7 +159,7 @@ impl Exchange for Http2Exchange {
             return Err(AttemptFailure::new(AttemptFailureKind::Reset, text));
         }
         let upstream = attempt::run(self, endpoint, edit, deadline).await?;
-        let head = upstream.head();
+        let head = upstream.head(endpoint);
         self.upstream = Some(upstream);
         Ok(head)
     }
@@ -165,12 +168,12 @@ impl Exchange for Http2Exchange {
         self.upstream = None;
     }
 
-    async fn deliver(&mut self, edit: &ResponseEdit) -> Delivery {
+    async fn deliver(&mut self, edit: &ResponseEdit, deadline: Deadline) -> Delivery {
         let Some(upstream) = self.upstream.take() else {
             return self.refuse(&Refusal::new(Reason::Internal)).await;
         };
         self.body.commit();
-        let sent = delivery::run(self, upstream, edit).await;
+        let sent = delivery::run(self, upstream, edit, deadline).await;
         self.state = State::Ended;
         self.delivery(sent)
     }
@@ -190,6 +193,19 @@ impl Exchange for Http2Exchange {
         };
         self.state = State::Ended;
         self.delivery(sent)
+    }
+
+    fn abandon(&mut self) -> Delivery {
+        self.upstream = None;
+        if self.state == State::Open {
+            self.respond.send_reset(h2::Reason::CANCEL);
+        }
+        self.state = State::Ended;
+        self.delivery(Sent::nothing(DeliveryEnd::DownstreamClosed))
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        (self.body.received(), self.passed)
     }
 }
 

@@ -35,7 +35,7 @@ impl RequestHead {
             ..
         } = parts;
         if method == Method::CONNECT {
-            return Err(Reason::NotImplemented("connect"));
+            return Err(Reason::NotImplemented("connect-not-supported"));
         }
         check_fields(&headers, fields_max)?;
         let uri = uri.into_parts();
@@ -43,17 +43,22 @@ impl RequestHead {
         // h2 drops the scheme where there is no :authority.
         let scheme = uri.scheme.unwrap_or(Scheme::HTTP);
         if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
-            return Err(Reason::BadRequest("scheme"));
+            return Err(Reason::BadRequest("bad-scheme"));
         }
         let Some(target) = uri.path_and_query else {
-            return Err(Reason::BadRequest("path-missing"));
+            return Err(Reason::BadRequest("bad-target"));
         };
         let is_asterisk = target.path() == "*" && method == Method::OPTIONS;
         if !is_asterisk && !target.path().starts_with('/') {
-            return Err(Reason::BadRequest("path-form"));
+            let asterisk = target.path() == "*";
+            return Err(Reason::BadRequest(if asterisk {
+                "asterisk-target"
+            } else {
+                "bad-target"
+            }));
         }
         if !target.as_str().is_ascii() {
-            return Err(Reason::BadRequest("path-bytes"));
+            return Err(Reason::BadRequest("target-not-ascii"));
         }
         let grpc = is_grpc(&headers);
         Ok(Self {
@@ -163,6 +168,29 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     start.eq_ignore_ascii_case(prefix) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
+/// Size of a head as RFC 9113 §6.5.2 counts it: names, values, and 32 for each field.
+pub(super) fn head_bytes(parts: &Parts) -> u64 {
+    const PSEUDO: [&str; 4] = [":method", ":scheme", ":authority", ":path"];
+    let uri = &parts.uri;
+    let pseudo = [
+        parts.method.as_str().len(),
+        uri.scheme_str().map_or(0, str::len),
+        uri.authority()
+            .map_or(0, |authority| authority.as_str().len()),
+        uri.path_and_query()
+            .map_or(0, |target| target.as_str().len()),
+    ];
+    let pseudo = PSEUDO
+        .iter()
+        .zip(pseudo)
+        .map(|(name, value)| name.len() + value + 32);
+    let fields = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 32);
+    u64::try_from(pseudo.chain(fields).sum::<usize>()).unwrap_or(u64::MAX)
+}
+
 /// Whether a head or trailers hold more fields than allowed. Cookie crumbs (RFC 9113 §8.2.3) are
 /// one field; their bytes are bounded with the rest.
 pub(super) fn too_many_fields(headers: &HeaderMap, fields_max: usize) -> bool {
@@ -178,7 +206,7 @@ fn check_fields(headers: &HeaderMap, fields_max: usize) -> Result<(), Reason> {
         return Err(Reason::HeadTooLarge);
     }
     if headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
-        return Err(Reason::BadRequest("content-length-repeated"));
+        return Err(Reason::BadRequest("length-repeated"));
     }
     Ok(())
 }
@@ -203,7 +231,7 @@ fn authority(pseudo: Option<Authority>, headers: &HeaderMap) -> Result<Authority
             authority
         }
         (None, Some(host)) => {
-            Authority::try_from(host.as_bytes()).map_err(|_| Reason::BadRequest("host"))?
+            Authority::try_from(host.as_bytes()).map_err(|_| Reason::BadRequest("host-invalid"))?
         }
         (None, None) => return Err(Reason::BadRequest("host-missing")),
     };
@@ -213,7 +241,7 @@ fn authority(pseudo: Option<Authority>, headers: &HeaderMap) -> Result<Authority
 
 /// Host and decimal port, nothing else: no user information, no empty host.
 fn check_authority(text: &str) -> Result<(), Reason> {
-    let bad = Err(Reason::BadRequest("authority"));
+    let bad = Err(Reason::BadRequest("host-invalid"));
     if !text.is_ascii() || text.contains('@') {
         return bad;
     }
@@ -261,11 +289,11 @@ mod tests {
             get("/x").header("host", "a").header("host", "a"),
             bad("host-repeated"),
         );
-        check(get("/x").header("host", "a b"), bad("host"));
-        check(get("http://u@a/x"), bad("authority"));
-        check(get("http://a:/x"), bad("authority"));
-        check(get("http://a:99999/x"), bad("authority"));
-        check(get("/x").header("host", ":80"), bad("authority"));
+        check(get("/x").header("host", "a b"), bad("host-invalid"));
+        check(get("http://u@a/x"), bad("host-invalid"));
+        check(get("http://a:/x"), bad("host-invalid"));
+        check(get("http://a:99999/x"), bad("host-invalid"));
+        check(get("/x").header("host", ":80"), bad("host-invalid"));
         check(get("http://[::1]:80/x"), Ok("[::1]:80"));
         check(get("http://[::1]/x"), Ok("[::1]"));
     }
@@ -273,18 +301,18 @@ mod tests {
     #[test]
     fn targets_and_methods_that_are_not_carried() {
         let bad = |slug| Err(Reason::BadRequest(slug));
-        check(get("ftp://a/x"), bad("scheme"));
-        check(get("*").header("host", "a"), bad("path-form"));
+        check(get("ftp://a/x"), bad("bad-scheme"));
+        check(get("*").header("host", "a"), bad("asterisk-target"));
         check(Request::options("*").header("host", "a"), Ok("a"));
         check(
             Request::connect("a:1"),
-            Err(Reason::NotImplemented("connect")),
+            Err(Reason::NotImplemented("connect-not-supported")),
         );
         check(
             get("http://a/")
                 .header("content-length", "1")
                 .header("content-length", "1"),
-            bad("content-length-repeated"),
+            bad("length-repeated"),
         );
     }
 

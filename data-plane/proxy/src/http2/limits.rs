@@ -76,7 +76,8 @@ impl Limits {
             .max_concurrent_streams(self.streams_max)
             .initial_window_size(self.stream_window)
             .initial_connection_window_size(self.connection_window)
-            .max_header_list_size(self.header_list_bytes_max)
+            // Twice the bound: our own check answers with a reason what h2 would refuse without.
+            .max_header_list_size(self.header_list_bytes_max.saturating_mul(2))
             .header_table_size(self.header_table)
             .max_send_buffer_size(self.send_buffer)
             .max_pending_accept_reset_streams(self.resets_pending_accept_max)

@@ -82,6 +82,18 @@ impl Outlet {
         self.stream.send_reset(reason);
     }
 
+    /// Ends the stream with these trailers, whatever of the body has not been sent; false where it
+    /// takes none any more.
+    pub(super) fn end_with(&mut self, trailers: HeaderMap) -> bool {
+        let status = grpc_status(&trailers);
+        if self.ended || self.stream.send_trailers(trailers).is_err() {
+            return false;
+        }
+        self.grpc_status = status;
+        self.ended = true;
+        true
+    }
+
     /// Moves what can be moved from the source; ready when all is sent. Progress is kept in
     /// `self` and the source.
     pub(super) fn poll_relay(

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::reason::Refusal;
+use crate::reason::{Reason, Refusal};
 
 const REASON: HeaderName = HeaderName::from_static("x-outrigger-reason");
 
@@ -51,6 +51,19 @@ pub(super) fn answer(refusal: &Refusal, shape: Shape) -> (Response<()>, Bytes) {
     }
 }
 
+/// Trailers of a gRPC stream that its deadline ended.
+pub(super) fn late_trailers() -> HeaderMap {
+    let late = Reason::RequestTimeout;
+    let mut trailers = HeaderMap::new();
+    trailers.insert(
+        "grpc-status",
+        HeaderValue::from(u16::from(late.grpc_status())),
+    );
+    trailers.insert("grpc-message", HeaderValue::from_static(late.slug()));
+    trailers.insert(REASON, HeaderValue::from_static(late.slug()));
+    trailers
+}
+
 fn grpc_fields(headers: &mut HeaderMap, status: u8, text: &str) {
     headers.insert(
         header::CONTENT_TYPE,
@@ -83,7 +96,6 @@ fn percent_encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reason::Reason;
 
     #[test]
     fn grpc_clients_get_trailers_only() {

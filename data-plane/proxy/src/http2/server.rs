@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     exchange::{Http2Exchange, send_refusal},
-    head::{RequestHead, is_grpc},
+    head::{RequestHead, head_bytes, is_grpc},
     keepalive,
     limits::Limits,
     refusal::Shape,
@@ -26,7 +26,7 @@ use crate::{
     drain::Drain,
     exchange::{Engine, Handler},
     io::Io,
-    reason::Refusal,
+    reason::{Reason, Refusal},
 };
 
 /// What a connection is served with.
@@ -182,10 +182,19 @@ impl<H: Handler + 'static> Served<'_, H> {
         } else {
             Shape::Text
         };
-        let head = match RequestHead::parse(parts, self.context.limits.fields_max) {
+        let limits = &self.context.limits;
+        let parsed = if head_bytes(&parts) > u64::from(limits.header_list_bytes_max) {
+            Err(Reason::HeadTooLarge)
+        } else {
+            RequestHead::parse(parts, limits.fields_max)
+        };
+        let head = match parsed {
             Ok(head) => head,
             Err(reason) => {
-                let refusal = Refusal::new(reason);
+                let mut refusal = Refusal::new(reason);
+                if shape == Shape::Grpc {
+                    refusal.status = Some(200);
+                }
                 self.handler.rejected(Engine::H2, &refusal);
                 if let Err(error) = send_refusal(&mut respond, &refusal, shape) {
                     tracing::debug!(%error, "refusal not sent");

@@ -40,8 +40,8 @@ use super::{Limits, server::Context};
 use crate::{
     drain::Drain,
     exchange::{
-        AttemptFailureKind, Deadline, Delivery, DeliveryEnd, Exchange, Handler, RequestEdit,
-        ResponseEdit,
+        AttemptFailure, AttemptFailureKind, Deadline, Delivery, DeliveryEnd, Exchange, Handler,
+        RequestEdit, ResponseEdit,
     },
     io::Io,
     reason::{Reason, Refusal},
@@ -68,6 +68,8 @@ struct Path {
     attempts_max: u32,
     /// For each try.
     timeout: Option<Duration>,
+    /// For the answer.
+    deliver_within: Option<Duration>,
     retry_status: Option<u16>,
     edit: ResponseEdit,
     failures: RefCell<Vec<AttemptFailureKind>>,
@@ -82,6 +84,7 @@ impl Path {
             endpoint,
             attempts_max: 1,
             timeout: None,
+            deliver_within: None,
             retry_status: None,
             edit: ResponseEdit::default(),
             failures: RefCell::default(),
@@ -117,7 +120,17 @@ impl Handler for Path {
                 Ok(head) if Some(head.status) == self.retry_status && may_retry => {
                     exchange.discard().await;
                 }
-                Ok(_) => break exchange.deliver(&self.edit).await,
+                Ok(_) => {
+                    let deadline = Deadline::NONE.or_after(Instant::now(), self.deliver_within);
+                    break exchange.deliver(&self.edit, deadline).await;
+                }
+                Err(AttemptFailure {
+                    kind: kind @ AttemptFailureKind::ClientGone,
+                    ..
+                }) => {
+                    self.failures.borrow_mut().push(kind);
+                    break exchange.abandon();
+                }
                 Err(failure) => {
                     self.failures.borrow_mut().push(failure.kind);
                     if !may_retry {

@@ -1,16 +1,19 @@
 //! One outbound request's record: what was decided, how often it was tried, how it ended.
+//!
+//! Longer than most, because what a try came to is said here in four ways (outcome, retried outcome,
+//! refusal, record) that must agree.
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use outrigger_model::{Backend, DestinationName, Origin, Peer};
+use outrigger_model::{Backend, DestinationName, Origin, Peer, RetryPolicy};
 use outrigger_policy::{
     RequestView,
     admission::Permit,
-    deadline::{Bound, Deadline as PolicyDeadline},
+    deadline::{Bound, Deadline as PolicyDeadline, Remaining, write_grpc_timeout},
     filter::Changes,
     outcome::AttemptOutcome,
-    retry::GiveUp,
+    retry::{GiveUp, covers},
     route::CompiledRule,
 };
 use smallvec::SmallVec;
@@ -56,6 +59,12 @@ pub(super) struct Call {
     pub(super) retry_place: Option<Permit>,
     status: u16,
     refusal: Option<Refusal>,
+    /// The reason of the endpoint's sidecar, where the answer passed on is its.
+    peer_reason: Option<Reason>,
+    /// Whether the caller named a `grpc-timeout`: then each try tells what is left of it.
+    tells_timeout: bool,
+    /// Told to telemetry.
+    accounted: bool,
 }
 
 impl Call {
@@ -78,6 +87,9 @@ impl Call {
             retry_place: None,
             status: 0,
             refusal: None,
+            peer_reason: None,
+            tells_timeout: false,
+            accounted: false,
         }
     }
 
@@ -87,6 +99,7 @@ impl Call {
         request.visit_header("grpc-timeout", &mut |value| {
             grpc_timeout = Some(value.into())
         });
+        self.tells_timeout = grpc_timeout.is_some();
         let begun = self.begun.into_std();
         self.deadline = PolicyDeadline::of_request(rule.timeout, grpc_timeout.as_deref(), begun);
     }
@@ -128,7 +141,8 @@ impl Call {
             PolicyDeadline::None => None,
             PolicyDeadline::At(at) => Some(Instant::from_std(at)),
         });
-        let edit = self.edit(&endpoint, exchange.request());
+        let left = until.remaining(now.into_std());
+        let edit = self.edit(&endpoint, exchange.request(), left);
         let trying = exchange.attempt(&endpoint, &edit, deadline);
         let result = match deadline.0 {
             // The engine keeps the deadline too; this holds where a wait of its own forgets it.
@@ -148,7 +162,12 @@ impl Call {
         result
     }
 
-    fn edit(&self, endpoint: &Endpoint, request: &impl RequestView) -> RequestEdit {
+    fn edit(
+        &self,
+        endpoint: &Endpoint,
+        request: &impl RequestView,
+        left: Remaining,
+    ) -> RequestEdit {
         let changes = self.changes.as_ref();
         let mut edit = RequestEdit {
             remove: &["x-forwarded-client-cert"],
@@ -157,6 +176,14 @@ impl Call {
             ..Default::default()
         };
         self.trace.apply(&mut edit);
+        if let Remaining::For(left) = left
+            && self.tells_timeout
+        {
+            let mut buffer = [0; 9];
+            let value = write_grpc_timeout(left, &mut buffer);
+            edit.set
+                .push(("grpc-timeout", Bytes::copy_from_slice(value)));
+        }
         if self.tried.len() > 1 && matches!(endpoint.peer, Peer::Meshed(_)) {
             edit.set.push((
                 "x-outrigger-attempt",
@@ -169,14 +196,10 @@ impl Call {
     /// The policy's word for what came of a try.
     pub(super) fn outcome(&self, result: &Result<ResponseHead, AttemptFailure>) -> AttemptOutcome {
         match result {
-            Ok(ResponseHead {
-                grpc_status: Some(code),
-                ..
-            }) => AttemptOutcome::Grpc { code: *code },
-            Ok(ResponseHead {
-                status,
-                grpc_status: None,
-            }) => AttemptOutcome::Response { status: *status },
+            Ok(head) => match head.refused.and_then(of_refusal) {
+                Some(outcome) => outcome,
+                None => of_answer(head),
+            },
             Err(failure) => match failure.kind {
                 Kind::Connect => AttemptOutcome::ConnectFailed,
                 Kind::Handshake => AttemptOutcome::HandshakeFailed,
@@ -190,34 +213,63 @@ impl Call {
                 Kind::PendingFull | Kind::PendingTimeout | Kind::NoCertificate => {
                     AttemptOutcome::HeldBack
                 }
-                Kind::Downstream(_) => AttemptOutcome::DownstreamGone,
+                Kind::Downstream(_) | Kind::ClientGone => AttemptOutcome::DownstreamGone,
             },
         }
     }
 
+    /// The outcome as the retry policy is asked for it: what a peer's sidecar says happened,
+    /// unless the policy names only the status in which it said so.
+    pub(super) fn retried_outcome(
+        &self,
+        result: &Result<ResponseHead, AttemptFailure>,
+        policy: &RetryPolicy,
+    ) -> AttemptOutcome {
+        let outcome = self.outcome(result);
+        match result {
+            Ok(head)
+                if head.refused.is_some()
+                    && !covers(&policy.on, outcome)
+                    && !covers(&policy.on_idempotent, outcome) =>
+            {
+                of_answer(head)
+            }
+            Ok(_) | Err(_) => outcome,
+        }
+    }
+
     /// The answer of the mesh where no try brought one.
-    pub(super) fn refusal(&self, failure: &AttemptFailure, why: GiveUp, rule: &Origin) -> Refusal {
+    pub(super) fn refusal(
+        &self,
+        failure: &AttemptFailure,
+        why: GiveUp,
+        (rule, policy): (&Origin, &Origin),
+    ) -> Refusal {
         let reason = match failure.kind {
             Kind::Connect => Reason::ConnectFailed,
             Kind::Handshake => Reason::HandshakeFailed,
             Kind::NoCertificate => Reason::NoCertificate,
             Kind::PendingFull => Reason::PendingFull,
             Kind::PendingTimeout => Reason::PendingTimeout,
-            Kind::RefusedStream | Kind::Reset => Reason::UpstreamReset,
+            Kind::RefusedStream => Reason::RefusedStream,
+            Kind::Reset => Reason::UpstreamReset,
             Kind::Protocol => Reason::UpstreamProtocol,
             Kind::Timeout => match self.bound {
                 Bound::Try => Reason::PerTryTimeout,
                 Bound::Request => Reason::RequestTimeout,
             },
             Kind::Downstream(reason) => reason,
+            Kind::ClientGone => Reason::ClientGone,
+        };
+        let detail = match (failure.kind, &self.endpoint) {
+            (Kind::Connect | Kind::Handshake, Some(endpoint)) => {
+                format!("{}: {}", endpoint.address, failure.detail)
+            }
+            _ => failure.detail.to_string(),
         };
         if why == GiveUp::AttemptsExhausted && self.tried.len() > 1 {
             let tries = self.tried.len();
-            let detail = format!(
-                "{tries} tries, the last: {}: {}",
-                reason.slug(),
-                failure.detail
-            );
+            let detail = format!("{tries} tries, the last: {}: {detail}", reason.slug());
             let mut refusal = Refusal::new(Reason::RetriesExhausted)
                 .detail(detail)
                 .by(rule);
@@ -225,14 +277,18 @@ impl Call {
             return refusal;
         }
         let detail = match why {
-            GiveUp::NotRetried | GiveUp::AttemptsExhausted => failure.detail.to_string(),
+            GiveUp::NotRetried | GiveUp::AttemptsExhausted => detail,
             GiveUp::NotIdempotent
             | GiveUp::BodyTooLarge
             | GiveUp::DeadlineNear
             | GiveUp::BudgetExhausted
-            | GiveUp::TooManyRunning => format!("{} ({})", failure.detail, why.as_str()),
+            | GiveUp::TooManyRunning => format!("{detail} ({})", why.as_str()),
         };
-        Refusal::new(reason).detail(detail).by(rule)
+        let by = match failure.kind {
+            Kind::PendingFull | Kind::PendingTimeout => policy,
+            _ => rule,
+        };
+        Refusal::new(reason).detail(detail).by(by)
     }
 
     /// Ends the exchange: the upstream's response, or the mesh's.
@@ -244,6 +300,7 @@ impl Call {
         let refusal = match answer {
             Ok(head) => {
                 self.status = head.status;
+                self.peer_reason = head.refused;
                 let delivery = self.deliver(exchange).await;
                 if let Some(account) = self.account.take() {
                     account.ended(self.broken(&delivery));
@@ -252,7 +309,15 @@ impl Call {
             }
             Err(refusal) => refusal,
         };
-        self.status = refusal.status();
+        if refusal.reason == Reason::ClientGone {
+            return exchange.abandon();
+        }
+        // What is sent: gRPC has its status in a field of its own.
+        self.status = if exchange.is_grpc() {
+            200
+        } else {
+            refusal.status()
+        };
         let delivery = exchange.refuse(&refusal).await;
         self.refusal = Some(refusal);
         delivery
@@ -283,16 +348,11 @@ impl Call {
             changes: self.changes.clone(),
             ..ResponseEdit::default()
         };
-        let PolicyDeadline::At(at) = self.deadline else {
-            return exchange.deliver(&edit).await;
-        };
-        let delivering = timeout_at(Instant::from_std(at), exchange.deliver(&edit));
-        delivering.await.unwrap_or(Delivery {
-            request_bytes: 0,
-            response_bytes: 0,
-            grpc_status: None,
-            end: DeliveryEnd::DeadlinePassed,
-        })
+        let deadline = Deadline(match self.deadline {
+            PolicyDeadline::None => None,
+            PolicyDeadline::At(at) => Some(Instant::from_std(at)),
+        });
+        exchange.deliver(&edit, deadline).await
     }
 
     fn security(&self) -> Security {
@@ -303,8 +363,35 @@ impl Call {
         }
     }
 
+    /// Records a request whose work was dropped: the drain's time was up, or the worker panicked.
+    pub(super) fn cut<E: Exchange>(&mut self, exchange: &E, worker: &Worker) {
+        if self.accounted {
+            return;
+        }
+        let reason = if std::thread::panicking() {
+            Reason::Internal
+        } else {
+            Reason::Draining
+        };
+        self.refusal = Some(Refusal::new(reason).detail("cut off"));
+        let (request_bytes, response_bytes) = exchange.progress();
+        let delivery = Delivery {
+            request_bytes,
+            response_bytes,
+            grpc_status: None,
+            end: DeliveryEnd::Complete,
+        };
+        self.account(exchange, &delivery, worker);
+    }
+
     /// Hands the finished request to telemetry.
-    pub(super) fn account<E: Exchange>(&self, exchange: &E, delivery: &Delivery, worker: &Worker) {
+    pub(super) fn account<E: Exchange>(
+        &mut self,
+        exchange: &E,
+        delivery: &Delivery,
+        worker: &Worker,
+    ) {
+        self.accounted = true;
         let request = exchange.request();
         let refusal = self.refusal.as_ref();
         let reason = refusal.map(|refusal| refusal.reason);
@@ -325,7 +412,7 @@ impl Call {
             security: self.security(),
             status: delivery.status(self.status),
             grpc_status: delivery.grpc_status,
-            reason: reason.or(delivery.reason()),
+            reason: reason.or(delivery.reason()).or(self.peer_reason),
             detail: refusal.map_or("", |refusal| &refusal.detail),
             origin: refusal
                 .and_then(|refusal| refusal.origin.as_ref())
@@ -345,5 +432,29 @@ impl Call {
             .shared
             .telemetry
             .finish(&record, &series, &self.trace);
+    }
+}
+
+/// What an answer is by its own status.
+fn of_answer(head: &ResponseHead) -> AttemptOutcome {
+    match head.grpc_status {
+        Some(code) => AttemptOutcome::Grpc { code },
+        None => AttemptOutcome::Response {
+            status: head.status,
+        },
+    }
+}
+
+/// What happened between the endpoint's sidecar and its application, where that sidecar answered
+/// in its place; `None` where the status says it as well.
+fn of_refusal(reason: Reason) -> Option<AttemptOutcome> {
+    match reason {
+        Reason::ApplicationUnavailable | Reason::ConnectFailed => {
+            Some(AttemptOutcome::ConnectFailed)
+        }
+        Reason::RefusedStream => Some(AttemptOutcome::RefusedStream),
+        Reason::UpstreamReset => Some(AttemptOutcome::ResetBeforeHead),
+        Reason::UpstreamProtocol => Some(AttemptOutcome::InvalidResponse),
+        _ => None,
     }
 }

@@ -576,7 +576,8 @@ fn flags(outcome: OutcomeKey) -> &'static str {
         | Reason::HandshakeFailed
         | Reason::NoCertificate
         | Reason::ApplicationUnavailable => "UF",
-        Reason::UpstreamReset | Reason::UpstreamResetInResponse => "UC",
+        Reason::UpstreamReset | Reason::RefusedStream | Reason::UpstreamResetInResponse => "UC",
+        Reason::ClientGone => "DC",
         Reason::StreamIdle => "SI",
         Reason::UpstreamProtocol => "UPE",
         Reason::RequestTimeout | Reason::PerTryTimeout => "UT",

@@ -39,15 +39,13 @@ pub enum Handshake {
     RefusedByPeer,
     /// No certificate of our own yet.
     NoCertificate,
-    /// Not begun: too many at once (DEF-11).
-    TooMany,
     /// Anything else that TLS calls an error.
     Protocol,
 }
 
 impl Handshake {
     /// All.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Completed,
         Self::TimedOut,
         Self::Closed,
@@ -55,7 +53,6 @@ impl Handshake {
         Self::WrongIdentity,
         Self::RefusedByPeer,
         Self::NoCertificate,
-        Self::TooMany,
         Self::Protocol,
     ];
 
@@ -70,7 +67,6 @@ impl Handshake {
             Self::WrongIdentity => "wrong-identity",
             Self::RefusedByPeer => "refused-by-peer",
             Self::NoCertificate => "no-certificate",
-            Self::TooMany => "too-many",
             Self::Protocol => "protocol",
         }
     }

@@ -457,6 +457,6 @@ from what a request says.
 | `protocol` | `http1`, `http2`, `grpc`, `tcp` |
 | `connection_security_policy` | `mutual_tls`, `none`, `unknown` (no connection was made) |
 | `response_code` | the status sent to the client; `0` when it left before; `4xx` and the like for codes that no standard names |
-| `reason` | the first word of `x-outrigger-reason`; empty when the application answered |
+| `reason` | the first word of `x-outrigger-reason`, also of the peer's sidecar; `client-gone` when the client left; empty when the application answered |
 | `outcome` | `failure`: 5xx, refused by the mesh, left by the client, or a server-side gRPC code; else `success` |
 ";

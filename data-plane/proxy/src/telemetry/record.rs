@@ -4,7 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use outrigger_model::{Backend, DestinationName, Origin, SpiffeId};
 
-use crate::{exchange::Engine, reason::Reason};
+use crate::{
+    exchange::Engine,
+    reason::{Reason, Refusal},
+};
 
 /// Side of the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +85,35 @@ pub struct RequestRecord<'a> {
     pub response_bytes: u64,
     /// Trace context sent on, for the log.
     pub traceparent: &'a str,
+}
+
+impl<'a> RequestRecord<'a> {
+    /// Of a request whose head the engine refused: nothing of it can be believed.
+    #[must_use]
+    pub fn unread(direction: Direction, engine: Engine, refusal: &'a Refusal) -> Self {
+        Self {
+            direction,
+            carried: Carried::of(engine, false),
+            method: "",
+            path: "",
+            authority: "",
+            destination: None,
+            backend: None,
+            endpoint: None,
+            peer: None,
+            security: Security::Unknown,
+            status: refusal.status(),
+            grpc_status: None,
+            reason: Some(refusal.reason),
+            detail: &refusal.detail,
+            origin: refusal.origin.as_ref(),
+            attempts: 0,
+            duration: Duration::ZERO,
+            request_bytes: 0,
+            response_bytes: 0,
+            traceparent: "",
+        }
+    }
 }
 
 impl Carried {

@@ -121,7 +121,20 @@ impl RetryCause {
             AttemptFailureKind::Reset => Some(Self::Reset),
             AttemptFailureKind::Protocol => Some(Self::Protocol),
             AttemptFailureKind::Timeout => Some(Self::Timeout),
-            AttemptFailureKind::Downstream(_) => None,
+            AttemptFailureKind::Downstream(_) | AttemptFailureKind::ClientGone => None,
+        }
+    }
+
+    /// The cause behind an answer that the endpoint's sidecar made; `None` where its status says
+    /// all there is.
+    #[must_use]
+    pub fn of_peer(reason: Reason) -> Option<Self> {
+        match reason {
+            Reason::ApplicationUnavailable | Reason::ConnectFailed => Some(Self::Connect),
+            Reason::RefusedStream => Some(Self::RefusedStream),
+            Reason::UpstreamReset => Some(Self::Reset),
+            Reason::UpstreamProtocol => Some(Self::Protocol),
+            _ => None,
         }
     }
 

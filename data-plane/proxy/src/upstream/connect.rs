@@ -46,12 +46,9 @@ impl Endpoint {
         let stream = match connecting.await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => {
-                return Err(AttemptFailure::new(
-                    Kind::Connect,
-                    format!("{}: {}", self.address, error.kind()),
-                ));
+                return Err(AttemptFailure::new(Kind::Connect, error.kind().to_string()));
             }
-            None => return Err(self.too_late(deadline, until, Kind::Connect, "connect timeout")),
+            None => return Err(too_late(deadline, until, Kind::Connect, "connect timeout")),
         };
         prepare(&stream);
         let (io, peer, expires) = match &self.peer {
@@ -126,17 +123,15 @@ impl Endpoint {
         let until = deadline.or_after(Instant::now(), Some(HANDSHAKE_TIMEOUT));
         let name = ServerName::IpAddress(self.address.ip().into());
         let handshake = TlsConnector::from(context.client(alpn)).connect(name, stream);
-        let refuse = |result, detail: String| {
-            let detail = format!("{}: {detail}", self.address);
-            (result, AttemptFailure::new(Kind::Handshake, detail))
-        };
+        let refuse =
+            |result, detail: String| (result, AttemptFailure::new(Kind::Handshake, detail));
         let stream = match within(until, handshake).await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => {
                 return Err(refuse(Handshake::of_error(&error), error.to_string()));
             }
             None => {
-                let late = self.too_late(deadline, until, Kind::Handshake, "handshake timeout");
+                let late = too_late(deadline, until, Kind::Handshake, "handshake timeout");
                 return Err((Handshake::TimedOut, late));
             }
         };
@@ -157,18 +152,12 @@ impl Endpoint {
         }
         Ok(stream)
     }
+}
 
-    /// Whose deadline it was: the request's, or the connection's own.
-    fn too_late(
-        &self,
-        request: Deadline,
-        until: Deadline,
-        own: Kind,
-        what: &'static str,
-    ) -> AttemptFailure {
-        let kind = if request == until { Kind::Timeout } else { own };
-        AttemptFailure::new(kind, format!("{}: {what}", self.address))
-    }
+/// Whose deadline it was: the request's, or the connection's own.
+fn too_late(request: Deadline, until: Deadline, own: Kind, what: &'static str) -> AttemptFailure {
+    let kind = if request == until { Kind::Timeout } else { own };
+    AttemptFailure::new(kind, what)
 }
 
 /// Opens a connection. One to a meshed endpoint may lead to this very pod, and then has to arrive at

@@ -81,6 +81,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Script<S> {
         }
     }
 
+    /// A head, to its empty line.
+    pub(super) async fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = timeout(PATIENCE, self.0.read_u8()).await;
+            head.push(byte.expect("a head in time").unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
     /// The peer closes without another byte.
     pub(super) async fn expect_end(&mut self) {
         assert_eq!(self.rest().await, "");
@@ -145,7 +155,9 @@ impl Handler for Path {
                     exchange.discard().await;
                 }
                 Ok(_) => {
-                    let delivery = exchange.deliver(&ResponseEdit::default()).await;
+                    let delivery = exchange
+                        .deliver(&ResponseEdit::default(), Deadline::NONE)
+                        .await;
                     return self.note(&delivery);
                 }
                 Err(failure) if again && exchange.can_replay() => {
@@ -155,7 +167,10 @@ impl Handler for Path {
                 }
                 Err(failure) => {
                     self.seen.borrow_mut().push(format!("{:?}", failure.kind));
-                    let delivery = exchange.refuse(&answer_to(&failure)).await;
+                    let delivery = match failure.kind {
+                        AttemptFailureKind::ClientGone => exchange.abandon(),
+                        _ => exchange.refuse(&answer_to(&failure)).await,
+                    };
                     return self.note(&delivery);
                 }
             }
@@ -166,6 +181,7 @@ impl Handler for Path {
 fn answer_to(failure: &AttemptFailure) -> Refusal {
     let reason = match failure.kind {
         AttemptFailureKind::Downstream(reason) => reason,
+        AttemptFailureKind::ClientGone => Reason::ClientGone,
         AttemptFailureKind::Protocol => Reason::UpstreamProtocol,
         AttemptFailureKind::Timeout => Reason::RequestTimeout,
         AttemptFailureKind::Connect

@@ -37,10 +37,17 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    pub(super) fn head(&self) -> ResponseHead {
+    pub(super) fn head(&self, endpoint: &Endpoint) -> ResponseHead {
+        let status = self.head.status.as_u16();
+        let grpc_status = grpc_status(&self.head.headers);
+        let refused = ResponseHead::may_be_refusal(endpoint, status, grpc_status)
+            .then(|| self.head.headers.get("x-outrigger-reason"))
+            .flatten()
+            .and_then(|value| Reason::of_header(value.as_bytes()));
         ResponseHead {
-            status: self.head.status.as_u16(),
-            grpc_status: grpc_status(&self.head.headers),
+            status,
+            grpc_status,
+            refused,
         }
     }
 }
@@ -227,7 +234,14 @@ impl Sending {
                         exchange.note_gone();
                     }
                     self.request.reset(h2::Reason::CANCEL);
-                    return Poll::Ready(Err(client_gone().into()));
+                    // Ours: h2 found the body other than its declared length.
+                    let failure = if error.is_library() {
+                        let kind = Kind::Downstream(Reason::BadRequest("truncated"));
+                        AttemptFailure::new(kind, "the body is not of its declared length")
+                    } else {
+                        client_gone()
+                    };
+                    return Poll::Ready(Err(failure.into()));
                 }
                 Poll::Ready(Err(Broken::Trailers)) => {
                     self.request.reset(h2::Reason::CANCEL);
@@ -269,9 +283,7 @@ impl Sending {
     }
 }
 
-/// The client reset its stream, closed its connection, or broke its declared length (h2 has reset
-/// the stream then).
+/// The client reset its stream or closed its connection.
 fn client_gone() -> AttemptFailure {
-    let kind = Kind::Downstream(Reason::BadRequest("client-closed"));
-    AttemptFailure::new(kind, "the client went away")
+    AttemptFailure::new(Kind::ClientGone, "the client went away")
 }

@@ -8,15 +8,16 @@ use std::{
 
 use h2::Reason;
 use http::Response;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Http2Exchange, Source, Upstream};
 use crate::{
-    exchange::{DeliveryEnd, ResponseEdit},
+    exchange::{Deadline, DeliveryEnd, ResponseEdit},
     http2::{
         edit,
         inlet::{Body, Inlet},
         outlet::{Broken, Outlet, grpc_status},
+        refusal,
     },
 };
 
@@ -43,6 +44,7 @@ pub(super) async fn run(
     exchange: &mut Http2Exchange,
     upstream: Upstream,
     edit: &ResponseEdit,
+    deadline: Deadline,
 ) -> Sent {
     let Upstream {
         mut head,
@@ -66,7 +68,16 @@ pub(super) async fn run(
         body,
         response: Outlet::new(stream, ended, rules),
     };
-    let end = both.run(exchange).await;
+    let running = both.run(exchange);
+    let end = match deadline.0 {
+        None => running.await,
+        Some(at) => timeout_at(at, running)
+            .await
+            .unwrap_or(DeliveryEnd::DeadlinePassed),
+    };
+    if end == DeliveryEnd::DeadlinePassed {
+        both.end_late(exchange.request.is_grpc());
+    }
     drop(lease);
     Sent {
         bytes: both.response.sent(),
@@ -88,8 +99,10 @@ impl Both {
         let idle = exchange.limits.stream_idle;
         let mut due = pin!(sleep_until(Instant::now() + idle));
         let end = poll_fn(|cx| {
-            if let Poll::Ready(end) = self.poll(cx, &mut exchange.body) {
-                return Poll::Ready(end);
+            let polled = self.poll(cx, &mut exchange.body);
+            exchange.passed = self.response.sent();
+            if polled.is_ready() {
+                return polled;
             }
             while due.as_mut().poll(cx).is_ready() {
                 let touched = self.request.touched().max(self.response.touched());
@@ -144,6 +157,15 @@ impl Both {
             Poll::Ready(DeliveryEnd::Complete)
         } else {
             Poll::Pending
+        }
+    }
+
+    /// The deadline passed. A gRPC client learns it from the trailers, as its own library would
+    /// have told it; what else is cut off must not look whole.
+    fn end_late(&mut self, grpc: bool) {
+        self.request.reset(Reason::CANCEL);
+        if !(grpc && self.response.end_with(refusal::late_trailers())) {
+            self.response.reset(Reason::CANCEL);
         }
     }
 

@@ -167,7 +167,7 @@ fn a_client_reset_before_the_answer_reaches_the_upstream() {
         assert_eq!(seen.await.unwrap(), h2::Reason::CANCEL);
         served.path().delivered().await;
         let failures = served.path().failures.borrow();
-        assert!(matches!(failures[..], [AttemptFailureKind::Downstream(_)]));
+        assert!(matches!(failures[..], [AttemptFailureKind::ClientGone]));
     });
 }
 

@@ -25,7 +25,7 @@ fn ambiguous_requests_are_answered_and_not_passed_on() {
         assert_eq!(answer.body, b"host-mismatch\n");
 
         let request = Request::connect("shop:80").body(()).unwrap();
-        let answer = refused(request, Reason::NotImplemented("connect")).await;
+        let answer = refused(request, Reason::NotImplemented("connect-not-supported")).await;
         assert_eq!(answer.head.status, 501);
 
         let many = (0..101).fold(Request::head("http://a/"), |builder, _| {
@@ -44,10 +44,10 @@ fn a_refusal_speaks_grpc_to_grpc() {
         let request = Request::post("http://u@a/")
             .header("content-type", "application/grpc")
             .body(());
-        let answer = refused(request.unwrap(), Reason::BadRequest("authority")).await;
+        let answer = refused(request.unwrap(), Reason::BadRequest("host-invalid")).await;
         assert_eq!(answer.head.status, 200);
         assert_eq!(answer.head.headers["grpc-status"], "13");
-        assert_eq!(answer.head.headers["grpc-message"], "authority");
+        assert_eq!(answer.head.headers["grpc-message"], "host-invalid");
         assert!(answer.body.is_empty());
     });
 }
@@ -57,13 +57,20 @@ fn a_head_over_the_limit_is_431() {
     local(async {
         let server = Server::echo().await;
         let served = Served::new(server.path()).await;
-        let mut client = served.client.clone().ready().await.unwrap();
-        let request = Request::get("http://a/")
-            .header("x", "v".repeat(66_000))
-            .body(())
-            .unwrap();
-        let (response, _) = client.send_request(request, true).unwrap();
-        assert_eq!(response.await.unwrap().status(), 431);
+        // Beyond twice the limit h2 answers by itself, without a reason.
+        for (bytes, reason) in [(66_000, Some("head-too-large")), (140_000, None)] {
+            let mut client = served.client.clone().ready().await.unwrap();
+            let request = Request::get("http://a/")
+                .header("x", "v".repeat(bytes))
+                .body(())
+                .unwrap();
+            let (response, _) = client.send_request(request, true).unwrap();
+            let response = response.await.unwrap();
+            assert_eq!(response.status(), 431);
+            let told = response.headers().get("x-outrigger-reason");
+            assert_eq!(told.map(|value| value.to_str().unwrap()), reason);
+        }
+        assert_eq!(*served.path().rejected.borrow(), [Reason::HeadTooLarge]);
         assert_eq!(served.post("next").await.unwrap().body, b"next");
     });
 }
