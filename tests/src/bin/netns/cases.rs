@@ -59,7 +59,7 @@ pub(crate) fn run(proxy: &Path) -> anyhow::Result<()> {
         .into_iter()
         .map(Application::start)
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let tap = Tap::start(&ground.node)?;
+    let tap = Tap::start(&ground.node, &ground.outside)?;
     redirect(&ground.client, proxy, &["--skip-outbound-ports", "2222"])?;
     redirect(&ground.web, proxy, &["--skip-inbound-ports", "2222"])?;
     let mesh = Mesh::start(&ground, proxy, folder.path())?;
@@ -116,7 +116,7 @@ fn rules(stage: &mut Stage<'_>) -> anyhow::Result<()> {
 
 /// A request that must have gone through both sidecars; returns what the application saw.
 fn meshed(stage: &Stage<'_>, to: &str, host: &str) -> anyhow::Result<String> {
-    let (plain, records) = stage.tap.seen();
+    let (plain, records) = stage.tap.seen()?;
     let path = format!("/{SECRET}");
     let answer = client::get(&stage.ground.client, at(to)?, host, &path)?;
     ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -124,7 +124,7 @@ fn meshed(stage: &Stage<'_>, to: &str, host: &str) -> anyhow::Result<String> {
         answer.contains(&path) && answer.contains(CLIENT_ID),
         "{answer}"
     );
-    let (plain_now, records_now) = stage.tap.seen();
+    let (plain_now, records_now) = stage.tap.seen()?;
     ensure!(plain_now == plain, "plain text crossed the bridge");
     ensure!(records_now > records, "no TLS crossed the bridge");
     Ok(answer)
@@ -159,11 +159,14 @@ fn grpc(stage: &mut Stage<'_>) -> anyhow::Result<()> {
 }
 
 fn server_first(stage: &mut Stage<'_>) -> anyhow::Result<()> {
-    let (plain, _) = stage.tap.seen();
+    let (plain, _) = stage.tap.seen()?;
     for to in ["10.96.0.10:5432", "[fd00:96::10]:5432"] {
         client::banner(&stage.ground.client, at(to)?, SECRET)?;
     }
-    ensure!(stage.tap.seen().0 == plain, "plain text crossed the bridge");
+    ensure!(
+        stage.tap.seen()?.0 == plain,
+        "plain text crossed the bridge"
+    );
     Ok(())
 }
 
@@ -210,7 +213,7 @@ fn passed_through(stage: &Stage<'_>) -> anyhow::Result<f64> {
 
 fn strangers(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let (client, outside) = (&stage.ground.client, &stage.ground.outside);
-    let (plain, _) = stage.tap.seen();
+    let (plain, _) = stage.tap.seen()?;
     client::banner(client, SocketAddr::new(outside.v4(), 5432), SECRET)?;
     client::banner(client, SocketAddr::new(outside.v6(), 5432), "six")?;
     let to = SocketAddr::new(outside.v4(), 8080);
@@ -219,7 +222,7 @@ fn strangers(stage: &mut Stage<'_>) -> anyhow::Result<()> {
         answer.contains("GET /out") && !answer.contains("x-outrigger"),
         "{answer}"
     );
-    ensure!(stage.tap.seen().0 > plain, "the tap sees nothing");
+    ensure!(stage.tap.seen()?.0 > plain, "the tap sees nothing");
     let counted = passed_through(stage)?;
     ensure!(counted == 3.0, "{counted} counted");
     // A name that is a service's leads into the mesh from any address.
