@@ -6,6 +6,7 @@
 
 mod change;
 mod ends;
+mod filters;
 mod http1;
 mod http2;
 mod identity;

@@ -18,7 +18,8 @@ use outrigger_model::{
 use crate::{
     Code, Node, ObjectKey, Severity, defaults,
     ir::{
-        AttachedRoutes, AttachedRule, HttpAlternative, HttpRoute, RuleProblem, Targets, Validity,
+        AttachedRoutes, AttachedRule, HttpAlternative, HttpRoute, Parent, RuleProblem, Sourced,
+        Targets, Validity,
     },
     istio::{Reader, items, number, time},
     schema::join,
@@ -40,8 +41,10 @@ pub(crate) fn read_http(reader: &mut Reader, object: &Node, key: &ObjectKey) -> 
         let path = "spec.rules".into();
         rules.push(rule(reader, &empty, &path, key, matching::http));
     }
+    let parents = parent::read(reader, spec, key);
     AttachedRoutes {
-        parents: parent::read(reader, spec, key),
+        dead: dead(spec, &parents),
+        parents,
         rules,
     }
 }
@@ -50,12 +53,26 @@ pub(crate) fn read_http(reader: &mut Reader, object: &Node, key: &ObjectKey) -> 
 pub(crate) fn read_grpc(reader: &mut Reader, object: &Node, key: &ObjectKey) -> AttachedRoutes {
     let empty = Node::map(object.position, []);
     let spec = object.get("spec").unwrap_or(&empty);
+    let rules = items(spec, "spec", "rules")
+        .map(|item| rule(reader, item.value, &item.path, key, matching::grpc))
+        .collect();
+    let parents = parent::read(reader, spec, key);
     AttachedRoutes {
-        rules: items(spec, "spec", "rules")
-            .map(|item| rule(reader, item.value, &item.path, key, matching::grpc))
-            .collect(),
-        parents: parent::read(reader, spec, key),
+        dead: dead(spec, &parents),
+        parents,
+        rules,
     }
+}
+
+/// `hostnames`, unless there is a parent that may be a gateway.
+fn dead(spec: &Node, parents: &[Parent]) -> Vec<Sourced<&'static str>> {
+    let is_for_mesh = parents.iter().all(|parent| parent.service.is_some());
+    let hostnames = spec.get("hostnames").filter(|_| is_for_mesh);
+    let dead = hostnames.map(|_| Sourced {
+        value: "parents of kind Service are addressed as themselves, whatever host names say",
+        path: "spec.hostnames".into(),
+    });
+    dead.into_iter().collect()
 }
 
 fn rule(

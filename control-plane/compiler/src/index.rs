@@ -6,6 +6,7 @@
 //! Longer than most, because whatever enters one of its maps has to leave it the same way: both are
 //! one function beside the maps.
 
+mod attached;
 mod cluster;
 mod hosts;
 
@@ -20,7 +21,6 @@ use crate::{
     Kind, Object, ObjectKey, Options,
     aliases::{Aliases, ServiceName},
     ir::{Host, Labels, Scope},
-    merge::attached::{self, Attached},
     object::{EndpointSlice, Pod, Service, Spec, WorkloadAddress},
 };
 
@@ -390,29 +390,6 @@ impl Index {
             }
         }
         found
-    }
-
-    /// Routes that name a service as a parent, in the order in which they precede each other.
-    pub(crate) fn attached(&self, service: &ServiceName) -> Vec<Attached<'_>> {
-        let mut routes: Vec<_> = self
-            .keys(self.attached.get(service))
-            .filter_map(|object| Some((object, object.attached()?)))
-            .collect();
-        routes.sort_by_cached_key(|(object, _)| attached::age(object));
-        routes
-    }
-
-    /// Whether a route may send to a service: one of its own namespace, or one whose namespace
-    /// grants it.
-    pub(crate) fn permits(&self, route: &Object, service: &ServiceName) -> bool {
-        let Some(namespace) = route.namespace() else {
-            return false;
-        };
-        *namespace == service.namespace
-            || self
-                .keys(self.grants.get(&service.namespace))
-                .filter_map(|object| object.grant())
-                .any(|grant| grant.allows(route.key().kind, namespace, &service.service))
     }
 
     fn keys<'a>(&'a self, keys: Option<&'a Keys>) -> impl Iterator<Item = &'a Arc<Object>> {

@@ -72,6 +72,8 @@ pub(crate) struct AttachedRoutes {
     pub(crate) parents: Vec<Parent>,
     /// Rules, in order.
     pub(crate) rules: Vec<AttachedRule>,
+    /// Fields that cannot take effect whatever other objects say, each with the reason.
+    pub(crate) dead: Vec<Sourced<&'static str>>,
 }
 
 /// One parent of a route.

@@ -5,7 +5,10 @@
 //! filters, the usual case, costs one branch; a path or location is allocated only where it
 //! changes.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use outrigger_model::{FieldEdit, Filters, HostRewrite, PathRewrite, Redirect, Scheme};
 
@@ -112,6 +115,31 @@ impl Changes {
             HostRewrite::Keep => None,
             HostRewrite::To(host) => Some(host.as_str()),
         }
+    }
+}
+
+/// For people: names alone, for a value may be a secret.
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (what, ops) in [("request", &self.request), ("response", &self.response)] {
+            for name in &ops.drop {
+                write!(f, "{separator}{what} without {name}")?;
+                separator = ", ";
+            }
+            for (name, _) in &ops.put {
+                write!(f, "{separator}{what} with {name}")?;
+                separator = ", ";
+            }
+        }
+        if self.path != PathRewrite::Keep {
+            write!(f, "{separator}path {:?}", self.path)?;
+            separator = ", ";
+        }
+        if let Some(host) = self.authority() {
+            write!(f, "{separator}host {host}")?;
+        }
+        Ok(())
     }
 }
 

@@ -99,7 +99,7 @@ pub struct Backend {
 }
 
 /// All conditions hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HttpMatch {
     /// Path without query, as received.
     pub path: PathMatch,

@@ -14,9 +14,15 @@ use crate::{
 
 /// Reads `parentRefs`.
 pub(super) fn read(reader: &mut Reader, spec: &Node, key: &ObjectKey) -> Vec<Parent> {
-    items(spec, "spec", "parentRefs")
+    let parents: Vec<Parent> = items(spec, "spec", "parentRefs")
         .map(|item| parent(reader, item.value, item.path, key))
-        .collect()
+        .collect();
+    if parents.is_empty() {
+        let message = "without a parent the route applies to nothing: name a Service";
+        let (severity, code) = (Severity::Warning, Code::MissingField);
+        reader.find(severity, code, "spec.parentRefs", spec, message);
+    }
+    parents
 }
 
 fn parent(reader: &mut Reader, node: &Node, path: Arc<str>, key: &ObjectKey) -> Parent {

@@ -48,14 +48,14 @@ pub(crate) const REFERENCE_GRANT: Shape = kind!(&[
 const HTTP_ROUTE_SPEC: &[Field] = &[
     used("parentRefs", Shape::List(&Shape::Object(PARENT))),
     // For gateways: a mesh addresses services, not hosts.
-    ignored("hostnames"),
+    used("hostnames", TEXTS),
     used("rules", Shape::List(&Shape::Object(HTTP_RULE))),
     ignored("useDefaultGateways"),
 ];
 
 const GRPC_ROUTE_SPEC: &[Field] = &[
     used("parentRefs", Shape::List(&Shape::Object(PARENT))),
-    ignored("hostnames"),
+    used("hostnames", TEXTS),
     used("rules", Shape::List(&Shape::Object(GRPC_RULE))),
     ignored("useDefaultGateways"),
 ];

@@ -13,4 +13,6 @@ mod resolve;
 #[cfg(test)]
 mod snapshot;
 #[cfg(test)]
+mod status;
+#[cfg(test)]
 mod yaml;

@@ -162,3 +162,20 @@ fn locations() {
     check("[::1]:8080", Scheme::Http, None, 80, "http://[::1]/a?b");
     check("[::1]", Scheme::Http, None, 81, "http://[::1]:81/a?b");
 }
+
+#[test]
+fn what_is_shown_holds_no_values() {
+    let mut filters = edit(
+        &[("authorization", "secret")],
+        &[("x-a", "secret")],
+        &["x-b"],
+    );
+    filters.path = PathRewrite::Full(path("/one"));
+    let changes = Changes::compile(&filters, &Filters::default()).unwrap();
+    let shown = changes.to_string();
+    assert!(!shown.contains("secret"), "{shown}");
+    assert!(
+        shown.starts_with("request without authorization, request without x-b, "),
+        "{shown}"
+    );
+}

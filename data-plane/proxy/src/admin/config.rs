@@ -155,7 +155,7 @@ fn choices(split: &Split<Choice>) -> Value {
         };
         share["weight"] = weight.into();
         if let Some(changes) = &choice.changes {
-            share["changes"] = format!("{changes:?}").into();
+            share["changes"] = changes.to_string().into();
         }
         share
     };
