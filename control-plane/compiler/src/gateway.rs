@@ -26,6 +26,10 @@ use crate::{
     status::Reason,
 };
 
+/// Entries of `headers`, `queryParams`, `backendRefs`, and of what a filter sets, adds or removes,
+/// the most that the CRDs take.
+const ENTRIES_MAX: usize = 16;
+
 /// Reads one match of a rule.
 type ReadMatch = fn(&mut Reader, &Node, &Arc<str>) -> matching::Ranked;
 

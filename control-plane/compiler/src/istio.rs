@@ -15,5 +15,5 @@ mod string_match;
 
 pub(crate) use condition::is_token;
 pub(crate) use policy::{SUBSETS_MAX, read as read_policy};
-pub(crate) use reader::{Reader, items, number, time};
+pub(crate) use reader::{Reader, bound, items, number, time};
 pub(crate) use routes::read as read_routes;

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use outrigger_model::{Filters, Hostname, Namespace, PathText, Port, Weight};
 
-use super::filter::{self, Place};
+use super::{
+    ENTRIES_MAX,
+    filter::{self, Place},
+};
 use crate::{
     Code, Kind, Node, ObjectKey, Severity,
     aliases::ServiceName,
     ir::{Reference, RuleProblem, Target, Targets},
-    istio::{Reader, items, number},
+    istio::{Reader, bound, items, number},
     schema::join,
     status::Reason,
 };
@@ -32,6 +35,17 @@ impl Backends<'_> {
         problems: &mut Vec<RuleProblem>,
     ) -> Targets {
         let at = join(path, "backendRefs");
+        bound(reader, node, path, "backendRefs", ENTRIES_MAX);
+        let count = node.get("backendRefs").map_or(0, |list| list.items().len());
+        if count > ENTRIES_MAX {
+            let message: Arc<str> = format!("{at}: {count} backends are too many").into();
+            let reason = Reason::UnsupportedValue;
+            problems.push(RuleProblem {
+                reason,
+                message: Arc::clone(&message),
+            });
+            return Targets::Invalid(message);
+        }
         let mut targets: Vec<Target> = items(node, path, "backendRefs")
             .map(|item| self.target(reader, item.value, &item.path, problems))
             .collect();

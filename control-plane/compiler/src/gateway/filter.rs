@@ -7,10 +7,11 @@ use outrigger_model::{
     PathRewrite, PathText, Port, RedirectStatus, Scheme,
 };
 
+use super::ENTRIES_MAX;
 use crate::{
     Code, Node, Severity,
     ir::{Redirection, RuleProblem},
-    istio::{Reader, items, number},
+    istio::{Reader, bound, items, number},
     schema::join,
     status::Reason,
 };
@@ -143,6 +144,9 @@ impl Filter<'_> {
     }
 
     fn fields(&mut self, node: &Node, path: &str) -> FieldEdit {
+        for key in ["set", "add", "remove"] {
+            bound(self.reader, node, path, key, ENTRIES_MAX);
+        }
         let mut edit = FieldEdit {
             set: self.new_fields(node, path, "set"),
             add: self.new_fields(node, path, "add"),

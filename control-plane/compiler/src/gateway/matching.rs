@@ -6,10 +6,11 @@ use outrigger_model::{
     HeaderMatch, HeaderTest, HttpMatch, MethodMatch, PathMatch, QueryMatch, TextMatch,
 };
 
+use super::ENTRIES_MAX;
 use crate::{
     Code, Node, Severity,
     ir::{HttpAlternative, Rank, Validity},
-    istio::{Reader, is_token, items},
+    istio::{Reader, bound, is_token, items},
     schema::{join, regex_error},
 };
 
@@ -113,7 +114,15 @@ fn http_path(reader: &mut Reader, node: &Node, path: &str) -> (usize, usize, Pat
     }
 }
 
+/// Characters of a path, as in the CRD.
+const PATH_CHARS_MAX: usize = 1_024;
+
 fn path_error(value: &str) -> Option<String> {
+    if value.len() > PATH_CHARS_MAX {
+        return Some(format!(
+            "the path is longer than {PATH_CHARS_MAX} characters"
+        ));
+    }
     if !value.starts_with('/') {
         return Some(format!(
             "{value:?} is no path: write one that starts with /"
@@ -184,7 +193,12 @@ fn grpc_method(reader: &mut Reader, node: &Node, path: &str) -> (PathMatch, usiz
     } else if !is_regex && !service.is_empty() {
         PathMatch::Exact(format!("/{service}/{method}"))
     } else {
-        PathMatch::Regex(format!("/{}/{}", part(service), part(method)))
+        let pattern = format!("/{}/{}", part(service), part(method));
+        if let Some(message) = regex_error(&pattern) {
+            refuse("service", message);
+            return (PathMatch::Any, lengths.0, lengths.1);
+        }
+        PathMatch::Regex(pattern)
     };
     (test, lengths.0, lengths.1)
 }
@@ -193,6 +207,7 @@ fn grpc_method(reader: &mut Reader, node: &Node, path: &str) -> (PathMatch, usiz
 fn headers(reader: &mut Reader, node: &Node, path: &str) -> Vec<HeaderMatch> {
     let mut headers = Vec::new();
     let mut seen = BTreeSet::new();
+    bound(reader, node, path, "headers", ENTRIES_MAX);
     for item in items(node, path, "headers") {
         let Some((name, value)) = named_value(reader, item.value, &item.path) else {
             continue;
@@ -223,6 +238,7 @@ fn headers(reader: &mut Reader, node: &Node, path: &str) -> Vec<HeaderMatch> {
 fn query(reader: &mut Reader, node: &Node, path: &str) -> Vec<QueryMatch> {
     let mut query = Vec::new();
     let mut seen = BTreeSet::new();
+    bound(reader, node, path, "queryParams", ENTRIES_MAX);
     for item in items(node, path, "queryParams") {
         let Some((name, value)) = named_value(reader, item.value, &item.path) else {
             continue;

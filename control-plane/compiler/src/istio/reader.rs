@@ -52,6 +52,16 @@ pub(crate) fn time(node: &Node, key: &str) -> Option<Duration> {
     (value.is_zero() || value >= Duration::from_millis(1)).then_some(value)
 }
 
+/// Reports a list that is longer than the sidecar, or the API that it is written for, takes.
+pub(crate) fn bound(reader: &mut Reader, node: &Node, path: &str, key: &str, max: usize) {
+    let Some(list) = node.get(key).filter(|list| list.items().len() > max) else {
+        return;
+    };
+    let message = format!("{} entries: write at most {max}", list.items().len());
+    let at = join(path, key);
+    reader.find(Severity::Error, Code::InvalidValue, &at, list, message);
+}
+
 /// The items of a list with their paths.
 pub(crate) fn items<'a>(
     node: &'a Node,

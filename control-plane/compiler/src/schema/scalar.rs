@@ -86,10 +86,16 @@ pub(crate) fn regex_error(text: &str) -> Option<String> {
             "the expression is longer than {REGEX_CHARS_MAX} characters: write a shorter one"
         ));
     }
-    let compiled = regex::RegexBuilder::new(&format!("^(?:{text})$"))
-        .size_limit(REGEX_BYTES_MAX)
-        .build();
-    let error = compiled.err()?;
+    // As the sidecar does: alone first, because `a)|(?:b` is only well-formed inside the anchors.
+    let compile = |pattern: &str| {
+        regex::bytes::RegexBuilder::new(pattern)
+            .unicode(false)
+            .size_limit(REGEX_BYTES_MAX)
+            .dfa_size_limit(REGEX_BYTES_MAX)
+            .build()
+            .err()
+    };
+    let error = compile(text).or_else(|| compile(&format!(r"\A(?:{text})\z")))?;
     let reason = if let regex::Error::CompiledTooBig(_) = error {
         format!("it compiles to more than {REGEX_BYTES_MAX} bytes: use fewer repetitions")
     } else {

@@ -318,5 +318,6 @@ cases![
     http_route,
     http_filters,
     http_invalid,
+    http_bounds,
     grpc_route,
 ];
