@@ -3,7 +3,8 @@
 //!
 //! Of Pods and Nodes, of which there are many and which change all the time, a list of fields is
 //! kept; of all others everything but bookkeeping. Annotations that others write for themselves,
-//! some of them at every change, are dropped everywhere.
+//! some of them at every change, are dropped everywhere; so is what the API server fills in where a
+//! Service says nothing, for nobody wrote it.
 
 use std::sync::Arc;
 
@@ -89,6 +90,12 @@ const BOOKKEEPING: &[&str] = &[
     "finalizers",
 ];
 
+/// Fields of a Service that the API server fills in, with the value that says nothing.
+const FILLED_IN: &[(&str, &str)] = &[
+    ("sessionAffinity", "None"),
+    ("internalTrafficPolicy", "Cluster"),
+];
+
 /// Reads an object of `kind`; `None`, and a line in the log, if it makes no sense.
 pub(super) fn read_object(kind: Kind, api_version: &str, raw: &RawValue) -> Option<Arc<Object>> {
     let value: Value = match serde_json::from_str(raw.get()) {
@@ -117,6 +124,7 @@ fn trim(kind: Kind, value: Value) -> Value {
     match kind {
         Kind::Pod => keep(&POD, value),
         Kind::Node => keep(&NODE, value),
+        Kind::Service => unfill(strip(value)),
         _ => strip(value),
     }
 }
@@ -155,6 +163,16 @@ fn strip(mut value: Value) -> Value {
     value
 }
 
+fn unfill(mut value: Value) -> Value {
+    if let Some(Value::Object(spec)) = value.get_mut("spec") {
+        spec.retain(|name, value| {
+            let filled = |(field, default): &(&str, &str)| name == field && *value == **default;
+            !FILLED_IN.iter().any(filled)
+        });
+    }
+    value
+}
+
 fn remove(from: &mut Map<String, Value>, keys: &[&str]) {
     for key in keys {
         from.remove(*key);
@@ -185,6 +203,21 @@ mod tests {
             "status": {"phase": "Running", "podIP": "10.0.0.1"},
         });
         assert_eq!(trim(Kind::Pod, pod), expected);
+    }
+
+    #[test]
+    fn what_the_api_server_fills_in_is_no_news() {
+        let service = |affinity: &str| {
+            let service = json!({
+                "metadata": {"name": "a", "namespace": "b", "uid": "u"},
+                "spec": {"ports": [{"port": 80}], "sessionAffinity": affinity,
+                    "internalTrafficPolicy": "Cluster"},
+            });
+            let raw = RawValue::from_string(service.to_string()).unwrap();
+            read_object(Kind::Service, "v1", &raw).unwrap()
+        };
+        assert_eq!(service("None").diagnostics(), []);
+        assert_eq!(service("ClientIP").diagnostics().len(), 1);
     }
 
     #[test]
