@@ -9,6 +9,9 @@
 //! State: the issuer, replaced by whichever call finds it due, and the roots trusted; each behind
 //! its own lock, held for a clone or a push (the renewal itself holds the first one for one
 //! signature, so that two calls do not both renew).
+//!
+//! Longer than most, because what may be signed, by whom and until when is one decision, and a part
+//! of it elsewhere would have to be trusted to be asked.
 
 use std::{
     net::IpAddr,

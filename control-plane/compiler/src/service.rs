@@ -2,6 +2,9 @@
 //!
 //! The unit of incremental work: a pure function of the index, so that compiling a service
 //! again gives the same unless something it depends on has changed.
+//!
+//! Longer than most, because destinations, shards and tables of a port are made from the same look
+//! at the index, and what one says of a subset the others must say too.
 
 mod notes;
 

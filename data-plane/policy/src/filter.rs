@@ -143,6 +143,14 @@ impl fmt::Display for Changes {
     }
 }
 
+/// The request's own path and query.
+#[must_use]
+pub fn target(request: &impl RequestView) -> Box<str> {
+    let mut target = String::new();
+    put_target(&PathRewrite::Keep, request, &mut target);
+    target.into()
+}
+
 /// Where a redirect sends a request that was addressed to `authority` (`host` or `host:port`): an
 /// absolute location (RFC 9110 §10.2.2).
 #[must_use]

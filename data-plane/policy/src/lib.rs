@@ -23,6 +23,7 @@ pub mod filter;
 pub mod outcome;
 pub mod outlier;
 pub mod overload;
+pub mod path;
 pub mod request;
 pub mod retry;
 pub mod route;

@@ -9,9 +9,9 @@
 //! fields of one name are tested, whose values are joined.
 //!
 //! Workers share a table. An expression keeps its search state in a pool whose first user has a
-//! lock-free path; a process with several workers gives each its own clone of the table.
+//! lock-free path; others take a lock.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use outrigger_model::{
     Backend, HttpAction, HttpRule, HttpTarget, Origin, Redirect, RetryPolicy, RouteTable, TcpRule,
@@ -20,6 +20,7 @@ use outrigger_model::{
 
 use crate::{
     filter::Changes,
+    path::{self, PathError},
     request::RequestView,
     split::{NoWeight, Split},
 };
@@ -37,6 +38,8 @@ pub const REGEX_BYTES_MAX: usize = 256 * 1_024;
 #[derive(Debug, Clone)]
 pub struct HttpTable {
     rules: Box<[CompiledRule]>,
+    /// Whether any rule asks for a path.
+    reads_paths: bool,
 }
 
 /// One HTTP rule, ready for use.
@@ -124,8 +127,25 @@ impl HttpTable {
                 break;
             }
         }
+        let reads_paths = rules.iter().any(|rule| rule.condition.reads_paths());
         Ok(Self {
             rules: rules.into(),
+            reads_paths,
+        })
+    }
+
+    /// The path that rules decide on and that goes upstream, where it is another than the
+    /// request's own (DEF-33): only a table that looks at paths changes any.
+    ///
+    /// # Errors
+    /// When rules look at paths and this one has no one meaning.
+    pub fn canonical(&self, path: &str) -> Result<Option<Box<str>>, PathError> {
+        if !self.reads_paths {
+            return Ok(None);
+        }
+        Ok(match path::canonical(path)? {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(path) => Some(path.into()),
         })
     }
 
@@ -194,6 +214,13 @@ impl CompiledRule {
 }
 
 impl Condition {
+    fn reads_paths(&self) -> bool {
+        match self {
+            Self::Always => false,
+            Self::AnyOf(matches) => matches.iter().any(CompiledMatch::reads_path),
+        }
+    }
+
     fn holds(&self, request: &impl RequestView) -> bool {
         match self {
             Self::Always => true,

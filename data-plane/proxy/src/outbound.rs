@@ -84,7 +84,8 @@ impl Outbound {
         let service = self.service(exchange).await?;
         call.destination = Some(service.destination.name.clone());
         call.pinned = self.scope.pinned(&service);
-        let rule = route(&service, exchange.request())?;
+        call.path = canonical(&service, exchange.request().path())?;
+        let rule = route(&service, &call.canonical(exchange.request()))?;
         call.origin = Some(rule.origin.clone());
         // 2. Fault injection and rate limit stand here; then the deadline starts.
         call.start_deadline(rule, exchange.request());
@@ -158,7 +159,8 @@ impl Outbound {
             RuleAction::Forward(split) => split.pick(&mut self.worker.rng.borrow_mut()),
             RuleAction::Redirect(redirect) => {
                 let authority = exchange.authority();
-                let location = filter::location(redirect, authority, exchange.request());
+                let request = call.canonical(exchange.request());
+                let location = filter::location(redirect, authority, &request);
                 let refusal = Refusal::redirect(redirect.status.get(), location);
                 return Err(refusal.by(&rule.origin));
             }
@@ -236,6 +238,14 @@ fn retry_cause(result: &Result<ResponseHead, AttemptFailure>) -> RetryCause {
 }
 
 /// The rule that the route table gives this request.
+/// The path to decide on and to send, where it is another than the request's.
+fn canonical(service: &Service, path: &str) -> Result<Option<Box<str>>, Refusal> {
+    service.http.canonical(path).map_err(|error| {
+        let detail = format!("{error}; {} routes by path", service.destination.name);
+        Refusal::new(Reason::BadRequest("path-ambiguous")).detail(detail)
+    })
+}
+
 fn route<'s>(
     service: &'s Service,
     request: &impl RequestView,

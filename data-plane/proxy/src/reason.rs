@@ -1,5 +1,8 @@
 //! Why the mesh itself answered: one list of causes, from which status, gRPC code, header, log
 //! field and metric label derive (STYLE §4). Nothing else in the proxy invents a reason.
+//!
+//! Longer than most, because each reason has a line in six tables, and one that were missing in
+//! another file would be missed there.
 
 use std::{borrow::Cow, fmt};
 

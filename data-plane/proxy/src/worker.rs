@@ -3,6 +3,9 @@
 //! On the request path workers share the snapshot (one atomic read), the counters of limits that
 //! span them ([`SharedLimits`]), and metric cells. The rest (clusters, pools, timers) is the
 //! worker's own, plain and unlocked.
+//!
+//! Longer than most, because the worker is the one owner of what it holds: how each part is found,
+//! made and forgotten stands beside the others.
 
 use std::{
     cell::RefCell,

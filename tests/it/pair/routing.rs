@@ -1,11 +1,11 @@
 //! Which backend a request goes to, and the mesh's own answer where there is none.
 
 use http::Request;
-use outrigger_model::{HttpAction, Origin};
+use outrigger_model::{HttpAction, Origin, Protocol};
 
 use super::{
     mesh::{Mesh, run},
-    peer::{App, Client, Http, empty, get, once},
+    peer::{App, Client, Http, answer, empty, get, once},
     plan::{backend, meshed, plain, policy, prefix, rule, service},
 };
 
@@ -201,5 +201,50 @@ fn an_application_cannot_speak_in_the_meshs_name() {
             !proven.contains("evil") && proven.contains("/sa/web"),
             "{proven}"
         );
+    });
+}
+
+/// DEF-33: what rules decide on is what the application gets.
+#[test]
+fn rules_see_the_path_that_is_sent() {
+    run(async {
+        let mesh = Mesh::new();
+        for version in [Http::One, Http::Two] {
+            let app = App::start(&mesh, version, |request| {
+                let target = request.uri().to_string();
+                let path = target.find('/').and_then(|at| target.get(at..));
+                let path = path.unwrap_or_default().to_owned();
+                async move { answer(200, path) }
+            })
+            .await;
+            let plan = |authority: &str| service(authority, vec![plain(app.address)]);
+            let plan = |authority: &str| match version {
+                Http::One => plan(authority),
+                Http::Two => plan(authority).speaks(Protocol::Http2),
+            };
+            let ruled = plan("orders:80").rule(|rule| rule.matches = vec![prefix("/api/v1")]);
+            mesh.client.knows(&[ruled, plan("any:80")]);
+            let outbound = mesh.outbound("orders:80").await;
+            let mut client = Client::connect(&mesh, outbound, version).await;
+            for (asked, status, said) in [
+                ("/api/v1/a?b=../c", 200, "/api/v1/a?b=../c"),
+                ("/api//v1/./a?q", 200, "/api/v1/a?q"),
+                ("/x/%2e./api/v1/%61", 200, "/api/v1/a"),
+                ("/api/v1/../../admin", 404, "no-route"),
+                ("/api/v1/%2Fadmin", 400, "path-ambiguous"),
+                ("/api/v1/%zz", 400, "path-ambiguous"),
+            ] {
+                let reply = client.get(asked).await;
+                let (text, reason) = (reply.text().to_owned(), reply.reason());
+                let told = if status == 200 { text.as_str() } else { reason };
+                assert_eq!(reply.status, status, "{asked}: {told}");
+                assert!(told.starts_with(said), "{asked}: {told}");
+            }
+            // No rule looks at paths: not a byte changes.
+            let outbound = mesh.outbound("any:80").await;
+            let mut client = Client::connect(&mesh, outbound, version).await;
+            let reply = client.get("/a//b/../%2F%61").await;
+            assert_eq!((reply.status, reply.text()), (200, "/a//b/../%2F%61"));
+        }
     });
 }

@@ -5,6 +5,9 @@
 //! depends on the client: those of its own namespace for a service elsewhere (consumer routes) go
 //! before the service's own (producer routes), and GRPCRoutes go before HTTPRoutes, which they
 //! are never merged with.
+//!
+//! Longer than most, because precedence over routes, namespaces and kinds is one order, and readers
+//! have to see all of it.
 
 mod reference;
 

@@ -1,5 +1,7 @@
 //! A fake API server for tests: objects with versions, lists in pages or as a stream, watches that
 //! can be closed, frozen or told that they are too old, and outages.
+//!
+//! Longer than most, because lists, watches and outages of one server share its versions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

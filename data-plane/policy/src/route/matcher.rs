@@ -44,6 +44,11 @@ enum Test {
 }
 
 impl CompiledMatch {
+    /// Whether it asks for a path.
+    pub(super) fn reads_path(&self) -> bool {
+        !matches!(self.path, Test::Any)
+    }
+
     pub(super) fn compile(one: &HttpMatch, origin: &Origin) -> Result<Self, RouteError> {
         let path = match &one.path {
             PathMatch::Any => Test::Any,

@@ -11,8 +11,9 @@ use outrigger_policy::{
     RequestView,
     admission::Permit,
     deadline::{Bound, Deadline as PolicyDeadline, Remaining, write_grpc_timeout},
-    filter::Changes,
+    filter::{self, Changes},
     outcome::AttemptOutcome,
+    path::Canonical,
     retry::{GiveUp, covers},
     route::CompiledRule,
 };
@@ -41,6 +42,8 @@ pub(super) struct Call {
     pub(super) destination: Option<DestinationName>,
     pub(super) backend: Option<Backend>,
     pub(super) origin: Option<Origin>,
+    /// The path that was decided on, where it is another than the request's own (DEF-33).
+    pub(super) path: Option<Box<str>>,
     /// What the route changes on the way to the backend.
     pub(super) changes: Option<Arc<Changes>>,
     /// Metric cells of the backend.
@@ -77,6 +80,7 @@ impl Call {
             destination: None,
             backend: None,
             origin: None,
+            path: None,
             changes: None,
             series: None,
             endpoint: None,
@@ -113,6 +117,14 @@ impl Call {
                 .by(&cluster.policy_origin())
         })?);
         Ok(())
+    }
+
+    /// The request under the path that was decided on.
+    pub(super) fn canonical<'a, R: RequestView>(&'a self, request: &'a R) -> Canonical<'a, R> {
+        Canonical {
+            request,
+            path: self.path.as_deref(),
+        }
     }
 
     /// Retries made so far.
@@ -169,9 +181,12 @@ impl Call {
         left: Remaining,
     ) -> RequestEdit {
         let changes = self.changes.as_ref();
+        let request = &self.canonical(request);
         let mut edit = RequestEdit {
             remove: &["x-forwarded-client-cert"],
-            target: changes.and_then(|changes| changes.target(request)),
+            target: changes
+                .and_then(|changes| changes.target(request))
+                .or_else(|| self.path.is_some().then(|| filter::target(request))),
             changes: changes.cloned(),
             ..Default::default()
         };
