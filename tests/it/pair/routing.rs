@@ -211,9 +211,8 @@ fn rules_see_the_path_that_is_sent() {
         let mesh = Mesh::new();
         for version in [Http::One, Http::Two] {
             let app = App::start(&mesh, version, |request| {
-                let target = request.uri().to_string();
-                let path = target.find('/').and_then(|at| target.get(at..));
-                let path = path.unwrap_or_default().to_owned();
+                let path = request.uri().path_and_query();
+                let path = path.map_or("", |path| path.as_str()).to_owned();
                 async move { answer(200, path) }
             })
             .await;
