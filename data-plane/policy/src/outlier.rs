@@ -15,10 +15,13 @@
 //! succeeds it gets no second, and counts as ejected. There is no timer: what has become due shows
 //! in [`Detector::admits`].
 //!
-//! Deviations from Envoy, both deliberate: an ejection ends when its time is over rather than at the
-//! next sweep, and the share of ejected endpoints is never passed (Envoy passes it by up to one
-//! endpoint). The n of ejection time `base × n` falls by one for each whole
-//! `interval` since the endpoint's return.
+//! `max_ejection_percent` is a bound, as Istio documents it: a share that is not a whole endpoint
+//! ejects none (50 % of one, 10 % of nine). Envoy does so since its flag
+//! `check_mep_on_first_eject`; before, it always allowed one.
+//!
+//! A deliberate deviation from Envoy: an ejection ends when its time is over rather than at the
+//! next sweep. The n of ejection time `base × n` falls by one for each whole `interval` since the
+//! endpoint's return.
 //!
 //! Cost: `admits` is a comparison for a healthy endpoint, `on_end` a few for a success.
 
@@ -305,10 +308,10 @@ impl Detector {
         (ejected, Some(Action::Ejected { duration, times }))
     }
 
-    /// One may always be out; more only while their share stays within the percentage.
+    /// Only while the share of those that are out stays within the percentage.
     fn may_eject(&self) -> bool {
         let percent = usize::from(self.policy.max_ejection_percent.get());
-        self.out == 0 || (self.out + 1) * 100 <= self.endpoints * percent
+        (self.out + 1) * 100 <= self.endpoints * percent
     }
 
     /// Ejections in a row that still count: one less for each interval in good health.

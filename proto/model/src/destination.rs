@@ -130,7 +130,7 @@ pub struct OutlierDetection {
     pub base_ejection: Duration,
     /// Longest ejection.
     pub max_ejection: Duration,
-    /// Largest share of endpoints ejected at once; one may always be.
+    /// Largest share of endpoints ejected at once: of a part of an endpoint, none.
     pub max_ejection_percent: Percent,
     /// Below this share of healthy endpoints ejection is disregarded and all are used.
     pub min_health_percent: Percent,

@@ -7,6 +7,8 @@
 //! Pure: no I/O, clock, runtime or global randomness. Identifiers are newtypes with fallible
 //! constructors (`parse`, `new`); what exists is valid.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod destination;
 mod endpoint;
 mod error;

@@ -56,7 +56,7 @@ impl Weight {
     pub fn new(number: impl TryInto<u32> + fmt::Display + Copy) -> Result<Self, InvalidValue> {
         match number.try_into() {
             Ok(weight) if weight <= Self::MAX => Ok(Self(weight)),
-            _ => Err(InvalidValue::new(
+            Ok(_) | Err(_) => Err(InvalidValue::new(
                 "weight",
                 &number.to_string(),
                 "a weight is a number from 0 to 1000000",
@@ -84,7 +84,7 @@ impl Percent {
     pub fn new(number: impl TryInto<u8> + fmt::Display + Copy) -> Result<Self, InvalidValue> {
         match number.try_into() {
             Ok(percent) if percent <= 100 => Ok(Self(percent)),
-            _ => Err(InvalidValue::new(
+            Ok(_) | Err(_) => Err(InvalidValue::new(
                 "percentage",
                 &number.to_string(),
                 "a percentage is a whole number from 0 to 100",

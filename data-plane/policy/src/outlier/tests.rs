@@ -202,9 +202,12 @@ fn the_bound_on_ejections() {
     check(50, 5, 2);
     check(50, 3, 1);
     check(34, 3, 1);
-    check(10, 3, 1);
-    check(0, 3, 1);
-    check(10, 1, 1);
+    check(33, 3, 0);
+    check(10, 3, 0);
+    check(0, 3, 0);
+    check(50, 1, 0);
+    check(100, 1, 1);
+    check(10, 10, 1);
     check(10, 20, 2);
     check(99, 100, 99);
 }

@@ -114,7 +114,7 @@ impl Settings {
         now: Duration,
     ) -> Option<Action> {
         let out_others = all.iter().filter(|one| one.out.is_some()).count();
-        let may_eject = out_others == 0 || (out_others + 1) * 100 <= self.max_percent * all.len();
+        let may_eject = (out_others + 1) * 100 <= self.max_percent * all.len();
         let one = &mut all[index];
         if let Some(out) = one.out {
             if role == Role::Regular || out.probe.is_none() {
@@ -298,7 +298,7 @@ fn run(seed: u64) -> [u32; 3] {
         let action = pair.step(&mut rng);
         pair.check_invariants();
         let out = pair.detector.out();
-        let bound = (pair.settings.max_percent * pair.health.len() / 100).max(1);
+        let bound = pair.settings.max_percent * pair.health.len() / 100;
         assert!(
             out <= before || out <= bound,
             "{out} out of {}",
