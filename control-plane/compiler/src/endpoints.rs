@@ -16,7 +16,9 @@ use crate::{
     aliases::ServiceName,
     index::{Claim, Index, carries},
     ir::Labels,
-    object::{Service, ServicePort, SliceEndpoint, Spec, TargetPort, WorkloadAddress},
+    object::{
+        Service, ServicePort, SliceEndpoint, Spec, TLS_MODE_LABEL, TargetPort, WorkloadAddress,
+    },
     options::Membership,
 };
 
@@ -46,7 +48,8 @@ pub(crate) fn of_port(
     for (object, workload) in index.selected(&name.namespace, &claim.service.selector) {
         let at = resolve(object, "spec", workload, port, diagnostics);
         if let Some(at) = at {
-            let candidate = candidate(index, &name.namespace, workload);
+            let is_meshed = has_sidecar(index, object, workload, diagnostics);
+            let candidate = candidate(index, &name.namespace, workload, is_meshed);
             enter(&mut found, at, candidate);
         }
     }
@@ -54,7 +57,9 @@ pub(crate) fn of_port(
         for endpoint in &entry.endpoints {
             let (path, workload) = (&endpoint.path, &endpoint.value);
             if let Some(at) = resolve(claim.object, path, workload, port, diagnostics) {
-                let candidate = candidate(index, &name.namespace, workload);
+                // Nobody starts a sidecar for an address in a list: its owner says if one is there.
+                let is_meshed = workload.tls_mode() == Some(true) && !entry.is_external;
+                let candidate = candidate(index, &name.namespace, workload, is_meshed);
                 enter(&mut found, at, candidate);
             }
         }
@@ -142,11 +147,35 @@ fn enter(found: &mut Candidates, at: SocketAddr, candidate: Candidate) {
     }
 }
 
-fn candidate(index: &Index, namespace: &Namespace, workload: &WorkloadAddress) -> Candidate {
-    let is_meshed = match index.options.membership {
+/// Whether a WorkloadEntry has a sidecar.
+fn has_sidecar(
+    index: &Index,
+    object: &Object,
+    workload: &WorkloadAddress,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> bool {
+    match index.options.membership {
         Membership::Labelled => workload.tls_mode() == Some(true),
-        Membership::All => workload.tls_mode() != Some(false),
-    };
+        Membership::All => {
+            if workload.tls_mode() == Some(false) {
+                let message = format!(
+                    "{TLS_MODE_LABEL} has no effect: every WorkloadEntry has a sidecar here, and \
+                     it takes mutual TLS alone; remove the label"
+                );
+                let (severity, code) = (Severity::Warning, Code::Endpoint);
+                diagnostics.push(object.diagnose(severity, code, "spec.labels", message));
+            }
+            true
+        }
+    }
+}
+
+fn candidate(
+    index: &Index,
+    namespace: &Namespace,
+    workload: &WorkloadAddress,
+    is_meshed: bool,
+) -> Candidate {
     let peer = if is_meshed {
         Peer::Meshed(workload.identity(&index.options.settings.trust_domain, namespace))
     } else {

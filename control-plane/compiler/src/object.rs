@@ -14,6 +14,7 @@ mod reference_grant;
 mod service;
 mod service_entry;
 
+pub(crate) use endpoint::TLS_MODE_LABEL;
 pub use endpoint::WorkloadAddress;
 pub(crate) use endpoint_slice::{EndpointSlice, SliceEndpoint};
 pub use key::{Kind, ObjectKey};

@@ -13,11 +13,13 @@ pub struct Options {
     pub membership: Membership,
 }
 
-/// Which WorkloadEntries have a sidecar, so that nothing but mutual TLS is spoken to them.
+/// Which WorkloadEntries have a sidecar, so that nothing but mutual TLS is spoken to them. Not about
+/// `endpoints` of a ServiceEntry: those are meshed where that label says so and the service is
+/// `MESH_INTERNAL`, and spoken to in plain text elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Membership {
     /// Those labelled `security.istio.io/tlsMode: istio`, as in Istio.
     Labelled,
-    /// All but those with another value of that label: the local mesh starts a sidecar for each.
+    /// All, whatever that label says: the local mesh starts a sidecar for each.
     All,
 }

@@ -66,12 +66,57 @@ pub(super) fn http(reader: &mut Reader, node: &Node, path: &Arc<str>) -> HttpAlt
     if let Some((value, at)) = part("headers") {
         condition.headers = headers(reader, value, &at);
     }
+    let mut validity = validity(reader, node, path, &HTTP_CONDITIONS_LATER);
+    if let (Validity::Invalid(_), Some(regex)) = (&validity, broken_regex(reader, node, path)) {
+        // What it was to match nobody knows: not more than what it certainly begins with, and
+        // nothing where that would be every request.
+        let is_alone = condition.method == MethodMatch::Any && condition.headers.is_empty();
+        match literal_prefix(regex) {
+            Some(prefix) => condition.path = PathMatch::Prefix(prefix.to_owned()),
+            None if is_alone => {
+                reader.find(
+                    Severity::Error,
+                    Code::InvalidValue,
+                    path,
+                    node,
+                    "this match never applies: which paths its regex is for cannot be told",
+                );
+                validity = Validity::Never;
+            }
+            None => {}
+        }
+    }
     HttpAlternative {
         path: Arc::clone(path),
         port: port(node),
         condition,
-        validity: validity(reader, node, path, &HTTP_CONDITIONS_LATER),
+        validity,
     }
+}
+
+/// The `uri.regex` of a match, if it is what is wrong there.
+fn broken_regex<'a>(reader: &Reader, node: &'a Node, path: &str) -> Option<&'a str> {
+    let regex = node.get("uri")?.get("regex")?.text()?;
+    let at = join(&join(path, "uri"), "regex");
+    reader.invalid(&at).map(|_| regex)
+}
+
+/// What every path that a regex matches begins with, if that is more than `/`. Total: the regex may
+/// be broken.
+fn literal_prefix(regex: &str) -> Option<&str> {
+    if regex.contains('|') {
+        return None;
+    }
+    let end = regex.find(|c| r"\.+*?()[]{}^$".contains(c));
+    let (literal, rest) = regex.split_at(end.unwrap_or(regex.len()));
+    let literal = if rest.starts_with(['*', '?', '{']) {
+        // The character before may be left out.
+        let last = literal.char_indices().next_back();
+        last.and_then(|(at, _)| literal.get(..at))?
+    } else {
+        literal
+    };
+    (literal.len() > 1 && literal.starts_with('/')).then_some(literal)
 }
 
 fn headers(reader: &mut Reader, node: &Node, path: &str) -> Vec<HeaderMatch> {
@@ -156,5 +201,29 @@ pub(super) fn tcp(reader: &mut Reader, node: &Node, path: &str) -> TcpAlternativ
     TcpAlternative {
         port: port(node),
         validity: validity(reader, node, path, &TCP_CONDITIONS_LATER),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_certain_beginning_of_a_regex() {
+        for (regex, expected) in [
+            ("/api/(v1", Some("/api/")),
+            ("/api/v[12", Some("/api/v")),
+            ("/apis?/[", Some("/api")),
+            ("/a/{", Some("/a")),
+            ("/(", None),
+            ("/a*[", None),
+            ("[", None),
+            ("(/a", None),
+            ("/api/(a|b", None),
+            ("api/(", None),
+            ("", None),
+        ] {
+            assert_eq!(literal_prefix(regex), expected, "{regex}");
+        }
     }
 }

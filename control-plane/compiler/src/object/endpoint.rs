@@ -8,7 +8,7 @@ use super::text_map;
 use crate::{Code, Node, Severity, ir::Labels, istio::Reader, schema::join};
 
 /// Says, as in Istio, that a sidecar answers at the endpoint (value `istio`).
-const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+pub(crate) const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
 
 /// One address of an application.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use outrigger_compiler::{Compiler, FieldState, ObjectStatus, Variants};
+use outrigger_compiler::{Compiler, FieldState, Membership, ObjectStatus, Options, Variants};
 use outrigger_model::{
     Destination, EjectionThreshold, EndpointShard, Filters, HostRewrite, HttpAction, HttpBackend,
     HttpTarget, InboundPolicy, PathRewrite, Resource, RetryConditions, RetryPolicy, RouteTable,
     TrafficPolicy, WeightedBackend,
 };
 
-use crate::yaml::compile;
+use crate::yaml::{compile, compile_with, options};
 
 /// Everything that a compiler made, but for the settings.
 pub(crate) fn render(compiler: &Compiler) -> String {
@@ -321,3 +321,14 @@ cases![
     http_bounds,
     grpc_route,
 ];
+
+/// As `outrigger up` compiles: a sidecar for each WorkloadEntry, and none for an address in a list.
+#[test]
+fn local_mesh() {
+    let options = Options {
+        membership: Membership::All,
+        ..options()
+    };
+    let compiler = compile_with(options, include_str!("cases/local_mesh.yaml"));
+    insta::assert_snapshot!("local_mesh", render(&compiler));
+}

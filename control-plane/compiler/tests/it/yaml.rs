@@ -128,7 +128,12 @@ pub(crate) fn options() -> Options {
 
 /// A compiler with the objects of a YAML text.
 pub(crate) fn compile(text: &str) -> Compiler {
-    let mut compiler = Compiler::new(options());
+    compile_with(options(), text)
+}
+
+/// The same as another mesh compiles it.
+pub(crate) fn compile_with(options: Options, text: &str) -> Compiler {
+    let mut compiler = Compiler::new(options);
     compiler.apply(objects(text).into_iter().map(Change::Upsert));
     compiler
 }
