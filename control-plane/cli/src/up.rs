@@ -150,18 +150,6 @@ pub(crate) struct Mesh {
 pub(crate) async fn start(options: Options) -> Result<(Mesh, mpsc::Receiver<Event>), StartError> {
     let book = Box::new(AddressBook::default());
     let (directory, first) = Directory::open(&options.folder, Some(book)).map_err(usage)?;
-    let mut ports = OutboundPorts::default();
-    let domain = options.settings.cluster_domain.clone();
-    let planned = plan(&first.manifests, &domain, &mut ports);
-    let broken = first.diagnostics.iter().filter(|diagnostic| {
-        // Without its file a mesh may be empty, and that is what to say.
-        diagnostic.object.is_none() && diagnostic.severity == outrigger_compiler::Severity::Error
-    });
-    let broken: Vec<_> = broken.map(ToString::to_string).collect();
-    check_plan(&planned, &options, &broken)?;
-
-    let state_dir = options.state_dir.clone();
-    files::make_folder(&state_dir).map_err(|error| StartError::Usage(format!("{error:#}")))?;
     let controller = controller::Options {
         state_dir: options.state_dir.clone(),
         root: options.root.clone(),
@@ -171,6 +159,19 @@ pub(crate) async fn start(options: Options) -> Result<(Mesh, mpsc::Receiver<Even
         settings: options.settings.clone(),
         membership: Membership::All,
     };
+    let in_force = controller.in_force(&first).map_err(failed)?;
+    let mut ports = OutboundPorts::default();
+    let domain = options.settings.cluster_domain.clone();
+    let planned = plan(&in_force, &domain, &mut ports);
+    let broken = first.diagnostics.iter().filter(|diagnostic| {
+        // Without its file a mesh may be empty, and that is what to say.
+        diagnostic.object.is_none() && diagnostic.severity == outrigger_compiler::Severity::Error
+    });
+    let broken: Vec<_> = broken.map(ToString::to_string).collect();
+    check_plan(&planned, &options, &broken)?;
+
+    let state_dir = options.state_dir.clone();
+    files::make_folder(&state_dir).map_err(|error| StartError::Usage(format!("{error:#}")))?;
     let (controller, controller_events) = Controller::start(controller, directory, first)
         .await
         .map_err(|error| match error {

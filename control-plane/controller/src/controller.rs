@@ -14,7 +14,7 @@ use outrigger_ca::{
     CertificateAuthority, RootError, ServerNames, TOKEN_TTL_DEFAULT, TokenAuthority, TokenError,
     WorkloadToken,
 };
-use outrigger_compiler::{Compiler, Membership};
+use outrigger_compiler::{Compiler, Membership, Workload};
 use outrigger_model::{
     InvalidValue, MeshSettings, Namespace, Resource, ServiceAccount, SpiffeId, WorkloadName,
 };
@@ -88,6 +88,33 @@ pub struct Options {
     pub membership: Membership,
 }
 
+impl Options {
+    /// What [`Running::in_force`] will begin with, before anything is started. Compiles the update.
+    ///
+    /// # Errors
+    /// Never in practice: the root namespace's name is a constant.
+    pub fn in_force(&self, first: &Update) -> Result<InForce, StartError> {
+        Ok(owner::in_force(first, self.compiler()?))
+    }
+
+    fn compiler(&self) -> Result<outrigger_compiler::Options, StartError> {
+        Ok(outrigger_compiler::Options {
+            settings: self.settings.clone(),
+            root_namespace: Namespace::parse(ROOT_NAMESPACE)?,
+            membership: self.membership,
+        })
+    }
+}
+
+/// What the control plane works from.
+#[derive(Debug, Clone, Default)]
+pub struct InForce {
+    /// The objects, sorted by key.
+    pub manifests: Arc<[Manifest]>,
+    /// What WorkloadEntries were compiled to, by namespace and name.
+    pub workloads: Arc<[Arc<Workload>]>,
+}
+
 /// The control plane could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -127,7 +154,7 @@ pub struct Running {
     discovery: DiscoveryHandle,
     registry: Registry,
     events: broadcast::Sender<Event>,
-    manifests: watch::Receiver<Arc<[Manifest]>>,
+    in_force: watch::Receiver<InForce>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -179,18 +206,14 @@ impl Controller {
         };
         let discovery = DiscoveryHandle::new(&registry)?;
         let (events, said) = broadcast::channel(EVENTS_MAX);
-        let compiler = Compiler::new(outrigger_compiler::Options {
-            settings: options.settings,
-            root_namespace: Namespace::parse(ROOT_NAMESPACE)?,
-            membership: options.membership,
-        });
-        let (publish_manifests, manifests) = watch::channel(Arc::clone(&first.manifests));
+        let compiler = Compiler::new(options.compiler()?);
+        let (publish_in_force, in_force) = watch::channel(InForce::default());
         let mut owner = Owner::new(
             Source::Directory(Box::new(directory)),
             compiler,
             discovery.clone(),
             events.clone(),
-            publish_manifests,
+            publish_in_force,
         );
         owner.begin(first, Resource::TrustBundle(keys.authority.trust_bundle()));
         server.serve(listener, &discovery, &stop, &mut tasks);
@@ -207,7 +230,7 @@ impl Controller {
             discovery,
             registry,
             events,
-            manifests,
+            in_force,
             stop,
             tasks,
         };
@@ -350,10 +373,10 @@ impl Running {
         self.events.subscribe()
     }
 
-    /// The objects in force, always those that were compiled last.
+    /// The objects in force, always those that were compiled last, and the workloads among them.
     #[must_use]
-    pub fn manifests(&self) -> watch::Receiver<Arc<[Manifest]>> {
-        self.manifests.clone()
+    pub fn in_force(&self) -> watch::Receiver<InForce> {
+        self.in_force.clone()
     }
 
     /// Which sidecars are connected, and what they have.

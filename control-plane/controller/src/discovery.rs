@@ -38,7 +38,10 @@ use outrigger_model::{
 };
 use outrigger_proto::DecodeError;
 use prometheus::Registry;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::{
+    sync::{Semaphore, broadcast},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 mod admission;
@@ -56,6 +59,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
+pub use hold::HOLD_MAX;
 pub use server::DiscoveryServer;
 pub use status::{DiscoveryEvent, ResourceStatus, SidecarStatus};
 
@@ -94,6 +98,9 @@ pub struct Update {
     /// Given when authorities may mean something else than before; the resolver must agree with
     /// the resources of this batch.
     pub resolve: Option<Resolve>,
+    /// A person wrote these changes, as in a folder: they are meant, however many endpoints they
+    /// take away. What a source observes is held back instead: see [`Published::held`].
+    pub is_written: bool,
 }
 
 impl std::fmt::Debug for Update {
@@ -102,6 +109,7 @@ impl std::fmt::Debug for Update {
             .field("upserts", &self.upserts)
             .field("removals", &self.removals)
             .field("resolve", &self.resolve.is_some())
+            .field("is_written", &self.is_written)
             .finish()
     }
 }
@@ -113,9 +121,18 @@ pub struct Published {
     pub changed: Vec<ResourceName>,
     /// Names that sidecars could not decode: what was published before stays in force.
     pub refused: Vec<(ResourceName, DecodeError)>,
-    /// Most endpoints of the mesh would be gone: this batch waits, whole, until a later one brings
-    /// enough back, or [`DiscoveryHandle::release`].
-    pub held: bool,
+    /// Most endpoints of the mesh would be gone: what takes them away waits until a later batch
+    /// brings enough back, or [`DiscoveryHandle::release`].
+    pub held: Option<Held>,
+}
+
+/// Endpoints that sidecars keep although the source shows them no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// How many.
+    pub endpoints: usize,
+    /// Since when.
+    pub since: Instant,
 }
 
 /// The discovery service. Clones are handles to the same one.
@@ -201,16 +218,23 @@ impl DiscoveryHandle {
             tracing::error!(kind = name.kind().as_str(), %name, %error,
                 "a resource that no sidecar can decode was not published");
         }
-        let changed = self
-            .shared
-            .write()
-            .apply(entries, update.removals, update.resolve);
+        let changed =
+            self.shared
+                .write()
+                .apply(entries, update.removals, update.resolve, update.is_written);
         self.measure();
         Published {
             changed,
             refused,
-            held: self.shared.read().is_holding(),
+            held: self.held(),
         }
+    }
+
+    /// What is held back at present.
+    #[must_use]
+    pub fn held(&self) -> Option<Held> {
+        let (endpoints, since) = self.shared.read().holding()?;
+        Some(Held { endpoints, since })
     }
 
     /// Applies changes that are held back because they take away most endpoints of the mesh. Says
@@ -227,7 +251,7 @@ impl DiscoveryHandle {
         for kind in ResourceKind::ALL {
             metrics.of(kind).resources.set(store.count(kind));
         }
-        metrics.holding.set(store.is_holding().into());
+        metrics.holding.set(store.holding().is_some().into());
     }
 
     /// The gRPC service, for [`crate::transport::server`] over [`crate::transport::connections`].

@@ -11,8 +11,9 @@
 //! misleading notification (atomic renames, `..data` link swaps) cannot leave a wrong picture.
 //!
 //! Invariants: a look follows every burst of notifications by [`QUIET`] (at most [`BUSY`] after its
-//! first), and every [`POLL`] anyway, for file systems that notify nobody. An unreadable root
-//! folder changes nothing: the objects stay in force, and the error is a diagnostic.
+//! first), and every [`POLL`] anyway, for file systems that notify nobody. What cannot be read, the
+//! folder itself or one below, changes nothing: its objects stay in force, and the error is a
+//! diagnostic. A folder that is made again in the place of another is watched again.
 
 mod difference;
 mod folder;
@@ -21,8 +22,9 @@ mod manifest;
 mod store;
 
 use std::{
-    collections::BTreeSet,
-    io,
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -48,10 +50,21 @@ pub const QUIET: Duration = Duration::from_millis(50);
 pub const BUSY: Duration = Duration::from_millis(500);
 /// The folder is read this often without any notification.
 pub const POLL: Duration = Duration::from_secs(30);
+/// While the folder is away, nobody notifies: it is looked for this often.
+pub const AWAY: Duration = Duration::from_millis(500);
+/// A folder that is new must be read after it is watched, or what is put into it in between is
+/// overlooked: so often at once, and by the next look if they keep coming.
+const LOOKS_MAX: usize = 8;
 
 /// The folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// There is none.
+    #[error("no folder {}; give one with manifests in it", path.display())]
+    Missing {
+        /// The folder.
+        path: PathBuf,
+    },
     /// It cannot be read.
     #[error("cannot read the folder {}; give one with manifests in it", path.display())]
     Folder {
@@ -104,7 +117,10 @@ pub struct Directory {
     store: Store,
     transform: Option<Box<dyn Transform>>,
     watcher: RecommendedWatcher,
-    watched: BTreeSet<PathBuf>,
+    /// By path, which folder is meant: device and inode.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+    /// The folder could not be read when last looked at.
+    is_away: bool,
     /// Capacity 1: that something happened is all that counts.
     happened: mpsc::Receiver<()>,
     /// A notification was taken and not looked after yet: kept here, not in the future that
@@ -126,6 +142,19 @@ impl Directory {
             path: root.to_owned(),
             source,
         };
+        if !root.is_dir() {
+            // One that is there and hidden from us says so when it is read.
+            match fs::metadata(root) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    let path = root.to_owned();
+                    return Err(SourceError::Folder { path, source });
+                }
+                Ok(_) | Err(_) => {
+                    let path = root.to_owned();
+                    return Err(SourceError::Missing { path });
+                }
+            }
+        }
         let (notice, happened) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // A read is an event, too, and ours would follow one another for ever.
@@ -140,12 +169,12 @@ impl Directory {
             store: Store::default(),
             transform,
             watcher,
-            watched: BTreeSet::new(),
+            watched: BTreeMap::new(),
+            is_away: false,
             happened,
             is_due: false,
             said: Vec::new(),
         };
-        // Watch first, read second: what changes in between is seen by the next look.
         directory
             .watch_folders(&[root.to_owned()])
             .map_err(watch_error)?;
@@ -160,7 +189,7 @@ impl Directory {
     /// two awaits, and what was not yet looked at is looked at by the next call.
     pub async fn watch(&mut self) -> Update {
         loop {
-            let poll = Instant::now() + POLL;
+            let poll = Instant::now() + if self.is_away { AWAY } else { POLL };
             if self.is_due || matches!(timeout_at(poll, self.happened.recv()).await, Ok(Some(()))) {
                 self.is_due = true;
                 let busy = Instant::now() + BUSY;
@@ -174,7 +203,9 @@ impl Directory {
             }
             self.is_due = false;
             let before = self.said.clone();
-            let update = self.look().unwrap_or_else(|error| self.unreadable(&error));
+            let update = self.look();
+            self.is_away = update.is_err();
+            let update = update.unwrap_or_else(|error| self.unreadable(&error));
             if !update.changes.is_empty() || update.diagnostics != before {
                 return update;
             }
@@ -182,13 +213,23 @@ impl Directory {
     }
 
     fn look(&mut self) -> io::Result<Update> {
+        // What changes after a folder is watched is told; what changed before is read.
+        let known: Vec<_> = self.watched.keys().cloned().collect();
+        // An error is said below, where it comes again.
+        drop(self.watch_folders(&known));
         let mut scan = folder::scan(&self.root)?;
-        let folders = std::mem::take(&mut scan.folders);
-        if let Err(error) = self.watch_folders(&folders) {
-            scan.problems.push(format!(
-                "a folder cannot be watched ({error}): edits in it take up to {} s",
-                POLL.as_secs()
-            ));
+        for _ in 0..LOOKS_MAX {
+            match self.watch_folders(&scan.folders) {
+                Ok(false) => break,
+                Ok(true) => scan = folder::scan(&self.root)?,
+                Err(error) => {
+                    scan.problems.push(format!(
+                        "a folder cannot be watched ({error}): edits in it take up to {} s",
+                        POLL.as_secs()
+                    ));
+                    break;
+                }
+            }
         }
         let transform = self.transform.as_deref_mut();
         let update = self.store.update(
@@ -220,20 +261,33 @@ impl Directory {
     }
 
     /// Watches these folders and no others. Folders, not files: an atomic rename replaces the file.
-    fn watch_folders(&mut self, folders: &[PathBuf]) -> notify::Result<()> {
-        let wanted: BTreeSet<_> = folders.iter().cloned().collect();
-        for gone in self.watched.difference(&wanted) {
+    /// Says whether any of them was not watched before.
+    ///
+    /// A watch ends with its folder, and a folder made again may even get the same inode: so every
+    /// look asks for every watch, which the kernel answers with the one that there is.
+    fn watch_folders(&mut self, folders: &[PathBuf]) -> notify::Result<bool> {
+        let mut is_new = false;
+        let mut watched = BTreeMap::new();
+        for folder in folders {
+            let Ok(metadata) = fs::metadata(folder) else {
+                // Gone since it was listed: its parent's watch tells.
+                continue;
+            };
+            let which = (metadata.dev(), metadata.ino());
+            let before = self.watched.remove(folder);
+            if before.is_some_and(|before| before != which) {
+                // Another stands in its place. An error says that its watch has ended with it.
+                drop(self.watcher.unwatch(folder));
+            }
+            self.watcher.watch(folder, RecursiveMode::NonRecursive)?;
+            is_new |= before != Some(which);
+            watched.insert(folder.clone(), which);
+        }
+        for gone in std::mem::replace(&mut self.watched, watched).keys() {
             // It may be gone from the disk already, and its watch with it.
             drop(self.watcher.unwatch(gone));
         }
-        self.watched.retain(|folder| wanted.contains(folder));
-        for folder in wanted {
-            if !self.watched.contains(&folder) {
-                self.watcher.watch(&folder, RecursiveMode::NonRecursive)?;
-                self.watched.insert(folder);
-            }
-        }
-        Ok(())
+        Ok(is_new)
     }
 }
 

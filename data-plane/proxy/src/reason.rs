@@ -172,7 +172,7 @@ impl Reason {
         ),
         (
             Self::RetriesExhausted,
-            "all retries failed; the detail has the last cause",
+            "all retries failed; the detail has the last cause; 504 where that was a timeout",
         ),
         (
             Self::PendingFull,

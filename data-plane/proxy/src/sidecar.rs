@@ -11,7 +11,7 @@ use outrigger_model::MeshSettings;
 use tokio::{
     net::TcpListener,
     runtime::{Builder, LocalOptions},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
@@ -56,6 +56,8 @@ pub fn run(source: &Source) -> anyhow::Result<()> {
 }
 
 async fn supervise(bootstrap: Bootstrap, source: &Source) -> anyhow::Result<()> {
+    // First of all: a signal that nobody handles yet ends the process.
+    let signals = Signals::new()?;
     let log = logging::init(&bootstrap.log, logging::Format::Json)?;
     let started = Instant::now();
     let drain = Drain::default();
@@ -108,7 +110,7 @@ async fn supervise(bootstrap: Bootstrap, source: &Source) -> anyhow::Result<()> 
         stop: stop.clone(),
     };
     control.start(&tasks, demanded, (admin, health), log)?;
-    wait_for_end(source, &mut listeners, &commands).await?;
+    wait_for_end(signals, source, &mut listeners, &commands).await;
     end(&shared, workers, &bootstrap).await;
     stop.cancel();
     tasks.close();
@@ -124,20 +126,35 @@ fn listen(address: SocketAddr, purpose: &str) -> anyhow::Result<std::net::TcpLis
     bind(address, Sharing::Alone).with_context(|| format!("cannot listen on {address} ({purpose})"))
 }
 
+/// What is heeded.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Until SIGTERM or SIGINT; SIGHUP reads the listeners again.
 async fn wait_for_end(
+    mut signals: Signals,
     source: &Source,
     listeners: &mut Listeners,
     commands: &[mpsc::Sender<Command>],
-) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+) {
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => {
                 let reloaded = Bootstrap::read(source)
                     .map_err(anyhow::Error::from)
                     .and_then(|next| Ok(listeners.apply(wanted(&next), commands)?));

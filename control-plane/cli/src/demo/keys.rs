@@ -53,8 +53,11 @@ pub(super) const HELP: [(&str, &str); 10] = [
         "choose the canary: payments, order-service or product-service",
     ),
     ("+  -", "move its weight by 10 % (edits the VirtualService)"),
-    ("f", "make its v2 fail: every request gets an error"),
-    ("h", "make its v2 hang: no request gets an answer"),
+    (
+        "f",
+        "make its v2 fail: every request gets an error (shown by !)",
+    ),
+    ("h", "make its v2 hang: no request gets an answer (also !)"),
     ("o", "make its v2 work again"),
     ("k", "kill the application of inventory-2, one of two"),
     ("r", "start it again"),

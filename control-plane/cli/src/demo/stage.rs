@@ -429,6 +429,7 @@ mod tests {
             status: "signal: 9 (SIGKILL)".to_owned(),
             expected: false,
             restart_in_ms: Some(100),
+            hint: None,
         };
         stage.hear(AT, &ended);
         assert_eq!(stage.act(AT, Action::KillSidecar), None, "it is down");
@@ -440,6 +441,7 @@ mod tests {
             status: "signal: 9 (SIGKILL)".to_owned(),
             expected: true,
             restart_in_ms: None,
+            hint: None,
         };
         stage.hear(AT, &ended);
         assert!(!runs(&stage));

@@ -66,6 +66,9 @@ fn bind(address: SocketAddr) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             Err("the port is in use; end the process that has it, or change the port".to_owned())
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
+            "{error}; ports below 1024 need privileges: name the service's port in spec.ports to lead it to another"
+        )),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -1,8 +1,9 @@
 //! One supervised process: started, watched, started again when it dies, and ended in order.
 //!
 //! A child runs in a process group of its own, so that Ctrl-C in a terminal reaches `up` alone,
-//! which ends its children in order. Should `up` itself be killed, the kernel sends its children
-//! SIGTERM: see [`crate::launch`].
+//! which ends its children in order: SIGTERM and SIGKILL go to the whole group, so that what a child
+//! started ends with it, also when the child itself died. Should `up` itself be killed, the kernel
+//! sends its children SIGTERM: see [`crate::launch`].
 //!
 //! Backoff: 100 ms, doubling up to 10 s, from the start again once a child lived for 10 s.
 
@@ -10,6 +11,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs, io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::fd::AsFd,
     path::PathBuf,
     process::{ExitStatus, Stdio},
@@ -20,10 +22,16 @@ use rustix::process::{Pid, Signal};
 use tokio::{
     process::{Child, Command},
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::event::{Event, Role};
+mod group;
+
+use super::{
+    event::{Event, Role},
+    ready,
+};
+use group::Group;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -31,6 +39,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const ORDERS_MAX: usize = 8;
 /// After SIGKILL the kernel ends a process at once; longer than this it hangs in the kernel.
 const KILL_WAIT: Duration = Duration::from_secs(5);
+/// From SIGTERM to SIGKILL for what a dead child left behind.
+const ORPHANS_WAIT: Duration = Duration::from_secs(1);
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -44,6 +54,10 @@ pub(super) struct ChildSpec {
     pub(super) output: Output,
     /// From SIGTERM to SIGKILL.
     pub(super) patience: Duration,
+    /// Answers `/live` once the child takes SIGHUP; none for one that never gets it.
+    pub(super) admin: Option<SocketAddr>,
+    /// Ports that it listens on, of 127.0.0.1.
+    pub(super) ports: Vec<u16>,
 }
 
 /// Where a child's stdout and stderr go. Never to stdout, which belongs to the report.
@@ -55,14 +69,16 @@ pub(crate) enum Output {
     File(PathBuf),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Order {
     /// Run, if it does not.
     Start,
     /// End, and stay ended.
     Stop,
-    /// Send SIGHUP.
+    /// Send SIGHUP, once it takes it.
     Reload,
+    /// Start with these variables from the next time on.
+    Environment(BTreeMap<String, String>),
     /// Send SIGKILL: it is then started again like any that dies.
     Kill,
 }
@@ -82,6 +98,10 @@ impl Handle {
 
     pub(super) async fn reload(&self) {
         self.send(Order::Reload).await;
+    }
+
+    pub(super) async fn environment(&self, environment: BTreeMap<String, String>) {
+        self.send(Order::Environment(environment)).await;
     }
 
     pub(super) async fn kill(&self) {
@@ -136,18 +156,29 @@ impl Supervisor {
                 Next::End => return,
                 Next::Rest => match self.orders.recv().await {
                     Some(Order::Start) => Next::Again(Duration::ZERO),
+                    Some(Order::Environment(environment)) => {
+                        self.spec.environment = environment;
+                        Next::Rest
+                    }
                     Some(Order::Stop | Order::Reload | Order::Kill) => Next::Rest,
                     None => Next::End,
                 },
-                Next::Again(wait) => tokio::select! {
-                    () = sleep(wait) => self.live().await,
-                    order = self.orders.recv() => match order {
-                        Some(Order::Start) => Next::Again(Duration::ZERO),
-                        Some(Order::Reload | Order::Kill) => Next::Again(wait),
-                        Some(Order::Stop) => Next::Rest,
-                        None => Next::End,
-                    },
-                },
+                Next::Again(wait) => {
+                    let due = Instant::now() + wait;
+                    tokio::select! {
+                        () = sleep(wait) => self.live().await,
+                        order = self.orders.recv() => match order {
+                            Some(Order::Start) => Next::Again(Duration::ZERO),
+                            Some(Order::Environment(environment)) => {
+                                self.spec.environment = environment;
+                                Next::Again(due.saturating_duration_since(Instant::now()))
+                            }
+                            Some(Order::Reload | Order::Kill) => Next::Again(wait),
+                            Some(Order::Stop) => Next::Rest,
+                            None => Next::End,
+                        },
+                    }
+                }
             };
         }
     }
@@ -162,30 +193,38 @@ impl Supervisor {
         let Some(pid) = child.id() else {
             return self.died("ended at once", started).await;
         };
+        // Declared after the child: dropped before it is collected, so that the ID is still its own.
+        let mut group = Group::of(pid);
         self.tell(Event::ChildStart {
             workload: self.spec.workload.clone(),
             role: self.spec.role,
             pid,
         })
         .await;
+        // A child that has just started reads the newest files, but it may have begun to before.
+        let mut is_reload_due = false;
         loop {
+            let reloadable = self.spec.admin.filter(|_| is_reload_due);
             tokio::select! {
                 status = child.wait() => {
+                    group.end(ORPHANS_WAIT).await;
                     return self.died(&describe(&status), started).await;
+                }
+                () = live(reloadable) => {
+                    is_reload_due = false;
+                    signal(pid, Signal::HUP);
                 }
                 order = self.orders.recv() => match order {
                     Some(Order::Start) => {}
-                    Some(Order::Reload) => signal(pid, Signal::HUP),
-                    Some(Order::Kill) => {
-                        // An error says that it is dead already.
-                        child.start_kill().ok();
-                    }
+                    Some(Order::Reload) => is_reload_due = true,
+                    Some(Order::Environment(environment)) => self.spec.environment = environment,
+                    Some(Order::Kill) => group.signal(Signal::KILL),
                     Some(Order::Stop) => {
-                        self.end(&mut child, pid).await;
+                        self.end(&mut child, &mut group).await;
                         return Next::Rest;
                     }
                     None => {
-                        self.end(&mut child, pid).await;
+                        self.end(&mut child, &mut group).await;
                         return Next::End;
                     }
                 },
@@ -222,30 +261,37 @@ impl Supervisor {
         }
         let wait = self.backoff;
         self.backoff = (wait * 2).min(BACKOFF_MAX);
+        let is_short = started.elapsed() < BACKOFF_MAX;
         self.tell(Event::ChildExit {
             workload: self.spec.workload.clone(),
             role: self.spec.role,
             status: status.to_owned(),
             expected: false,
             restart_in_ms: Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+            hint: is_short.then(|| hint(&self.spec.ports)).flatten(),
         })
         .await;
         Next::Again(wait)
     }
 
     /// SIGTERM, patience, SIGKILL.
-    async fn end(&mut self, child: &mut Child, pid: u32) {
-        signal(pid, Signal::TERM);
-        let status = match timeout(self.spec.patience, child.wait()).await {
+    async fn end(&mut self, child: &mut Child, group: &mut Group) {
+        let deadline = Instant::now() + self.spec.patience;
+        group.signal(Signal::TERM);
+        let status = match timeout_at(deadline, child.wait()).await {
             Ok(status) => status,
             Err(_) => {
-                child.start_kill().ok();
+                group.signal(Signal::KILL);
                 match timeout(KILL_WAIT, child.wait()).await {
                     Ok(status) => status,
                     Err(_) => Err(io::ErrorKind::TimedOut.into()),
                 }
             }
         };
+        // The child has let them go: they have what is left of its time.
+        group
+            .end(deadline.saturating_duration_since(Instant::now()))
+            .await;
         self.backoff = BACKOFF_FIRST;
         self.tell(Event::ChildExit {
             workload: self.spec.workload.clone(),
@@ -253,6 +299,7 @@ impl Supervisor {
             status: describe(&status),
             expected: true,
             restart_in_ms: None,
+            hint: None,
         })
         .await;
     }
@@ -263,10 +310,31 @@ impl Supervisor {
     }
 }
 
+/// Why an application may have failed that died early: a port that is free on 127.0.0.1 and not on
+/// every address at once is its sidecar's on its sidecar's address.
+fn hint(ports: &[u16]) -> Option<String> {
+    let is_free = |address: Ipv4Addr, port| TcpListener::bind((address, port)).is_ok();
+    let is_shared = |port: &&u16| {
+        !is_free(Ipv4Addr::UNSPECIFIED, **port) && is_free(Ipv4Addr::LOCALHOST, **port)
+    };
+    let port = ports.iter().find(is_shared)?;
+    Some(format!(
+        "if it listens on 0.0.0.0, have it listen on 127.0.0.1:{port}: the other addresses are for sidecars"
+    ))
+}
+
 fn describe(status: &io::Result<ExitStatus>) -> String {
     match status {
         Ok(status) => status.to_string(),
         Err(error) => format!("unknown: {error}"),
+    }
+}
+
+/// Until the child takes SIGHUP; for ever without an address. Cancel safe: yes, it only looks.
+async fn live(admin: Option<SocketAddr>) {
+    match admin {
+        Some(admin) => ready::live(admin).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -283,7 +351,10 @@ fn signal(pid: u32, signal: Signal) {
 mod tests {
     use tokio::task::JoinSet;
 
-    use super::*;
+    use super::{
+        group::{LOOK_EVERY, members},
+        *,
+    };
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -303,6 +374,8 @@ mod tests {
             environment: BTreeMap::new(),
             output: Output::Stderr,
             patience,
+            admin: None,
+            ports: Vec::new(),
         };
         let (handle, supervisor) = supervise(spec, tell);
         let mut tasks = JoinSet::new();
@@ -402,5 +475,84 @@ mod tests {
             bench.started().await;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// A shell that starts two others, in the same group, and tells on its way when both run.
+    const FAMILY: &str = "sleep 600 & sh -c 'trap \"\" TERM; sleep 600 & wait' & wait";
+
+    async fn family(bench: &mut Bench) -> Pid {
+        bench.handle.start().await;
+        let group = Pid::from_raw(bench.started().await.cast_signed()).unwrap();
+        let all = async {
+            while members(group).len() < 4 {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        timeout(DEADLINE, all).await.unwrap();
+        group
+    }
+
+    async fn gone(group: Pid) {
+        let all = async {
+            while !members(group).is_empty() {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        let all = timeout(DEADLINE, all).await;
+        assert!(all.is_ok(), "left: {:?}", members(group));
+    }
+
+    #[tokio::test]
+    async fn what_a_child_started_ends_with_it() {
+        let mut bench = bench("sh", &["-c", FAMILY], Duration::from_millis(300));
+        let group = family(&mut bench).await;
+        bench.handle.stop().await;
+        bench.ended().await;
+        gone(group).await;
+
+        // The child itself is killed: it is started again when the others are gone.
+        let group = family(&mut bench).await;
+        signal(group.as_raw_nonzero().get().cast_unsigned(), Signal::KILL);
+        assert!(bench.ended().await.0.contains("SIGKILL"));
+        gone(group).await;
+        let next = Pid::from_raw(bench.started().await.cast_signed()).unwrap();
+
+        // The supervisor is cut.
+        drop(bench.tasks);
+        gone(next).await;
+    }
+
+    #[tokio::test]
+    async fn a_changed_environment_holds_from_the_next_start_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("color");
+        let script = "echo \"<$COLOR>\" >\"$0\"; exec sleep 600";
+        let arguments = ["-c", script, path.to_str().unwrap()];
+        let bench = bench("sh", &arguments, DEADLINE);
+        let written = async |expected: &str| {
+            while fs::read_to_string(&path).unwrap_or_default() != expected {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        bench.handle.start().await;
+        timeout(DEADLINE, written("<>\n")).await.unwrap();
+        let environment = [("COLOR".to_owned(), "blue".to_owned())].into();
+        bench.handle.environment(environment).await;
+        bench.handle.kill().await;
+        timeout(DEADLINE, written("<blue>\n")).await.unwrap();
+    }
+
+    #[test]
+    fn a_port_that_the_sidecar_has_on_its_own_address_is_hinted_at() {
+        let sidecar = std::net::TcpListener::bind("127.1.0.1:0").unwrap();
+        let port = sidecar.local_addr().unwrap().port();
+        assert!(
+            hint(&[port])
+                .unwrap()
+                .contains(&format!("127.0.0.1:{port}"))
+        );
+        drop(sidecar);
+        assert_eq!(hint(&[port]), None);
+        assert_eq!(hint(&[]), None);
     }
 }

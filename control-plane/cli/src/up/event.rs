@@ -75,6 +75,9 @@ pub(crate) enum Event {
         /// When it is started again, in milliseconds from now.
         #[serde(skip_serializing_if = "Option::is_none")]
         restart_in_ms: Option<u64>,
+        /// What to try, if that can be guessed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
     },
     /// Everything has ended.
     Stopped {
@@ -243,13 +246,14 @@ impl fmt::Display for Event {
                 role,
                 status,
                 restart_in_ms,
+                hint,
                 ..
             } => {
                 write!(f, "{workload}: {role} ended ({status})")?;
                 if let Some(wait) = restart_in_ms {
                     write!(f, "; it starts again in {wait} ms")?;
                 }
-                Ok(())
+                hint.iter().try_for_each(|hint| write!(f, "; {hint}"))
             }
             Self::Stopped { reason } => f.write_str(match reason {
                 StopReason::Asked => "stopped",
@@ -327,6 +331,7 @@ mod tests {
                 status: "exit status: 1".to_owned(),
                 expected: false,
                 restart_in_ms: Some(100),
+                hint: None,
             },
             serde_json::json!({"event": "child_exit", "workload": "shop/a", "role": "application", "status": "exit status: 1", "expected": false, "restart_in_ms": 100}),
             "shop/a: application ended (exit status: 1); it starts again in 100 ms",

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_compiler::{Diagnostic, Severity};
+use outrigger_compiler::{Diagnostic, ObjectKey, Severity};
 use outrigger_controller::controller;
 use outrigger_model::{Hostname, WorkloadName};
 use tokio::{
@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Command, Local,
+    Command, Local, check,
     event::{Event, ObjectChange, Place, WorkloadChange},
     files::RunFolder,
     plan::{OutboundPorts, Plan, Problem, WorkloadPlan, plan},
@@ -79,21 +79,18 @@ impl Members {
         stop: CancellationToken,
         cut: CancellationToken,
     ) {
-        let mut manifests = self.local.controller.manifests();
+        let mut in_force = self.local.controller.in_force();
         let mut renewal = interval_at(Instant::now() + TOKEN_RENEWAL, TOKEN_RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.planned = first.workloads;
-        self.reconcile().await;
+        self.take(first).await;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(notice) = self.notices.1.recv() => self.heed(notice).await,
-                Ok(()) = manifests.changed() => {
-                    let manifests = Arc::clone(&manifests.borrow_and_update());
-                    let next = plan(&manifests, &self.cluster_domain, &mut self.ports);
-                    self.complain(next.problems).await;
-                    self.planned = next.workloads;
-                    self.reconcile().await;
+                Ok(()) = in_force.changed() => {
+                    let in_force = in_force.borrow_and_update().clone();
+                    let next = plan(&in_force, &self.cluster_domain, &mut self.ports);
+                    self.take(next).await;
                 }
                 event = controller.recv() => self.pass_on(event).await,
                 Some(command) = commands.recv() => {
@@ -106,6 +103,36 @@ impl Members {
             }
         }
         self.end(&cut).await;
+    }
+
+    /// Takes a new plan. A workload that runs already and is not understood any more runs on.
+    async fn take(&mut self, next: Plan) {
+        let mut problems = next.problems;
+        problems.extend(next.warnings);
+        self.planned = next.workloads;
+        for (name, member) in &self.members {
+            let is_of = |key: &&ObjectKey| {
+                key.namespace.as_ref() == Some(&name.namespace) && key.name == name.name
+            };
+            if next.unclear.iter().any(|key| is_of(&key)) {
+                self.planned.insert(name.clone(), member.plan.clone());
+            }
+            let Some(planned) = self.planned.get_mut(name) else {
+                continue;
+            };
+            let program = planned.exec.as_ref().and_then(|words| words.first());
+            if planned.exec != member.plan.exec
+                && let Some(Err(message)) = program.map(|program| check::program(program))
+            {
+                problems.push(Problem {
+                    place: format!("WorkloadEntry/{name}"),
+                    message: format!("{message}; it runs on as it was"),
+                });
+                planned.exec.clone_from(&member.plan.exec);
+            }
+        }
+        self.complain(problems).await;
+        self.reconcile().await;
     }
 
     /// Brings the members to what is planned.

@@ -1,5 +1,6 @@
 //! What the local mesh consists of, from the manifests: one sidecar for each WorkloadEntry, its
-//! addresses, its application. Pure.
+//! addresses, its application. Pure. Which ports an application has, the compiler says: those that
+//! clients are led to.
 //!
 //! Ports stay where they are under edits: [`OutboundPorts`] remembers which service port got which
 //! number, and a new service gets a number that no other had before.
@@ -9,9 +10,13 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
-use outrigger_compiler::{Kind, Node};
-use outrigger_controller::source::Manifest;
+use outrigger_compiler::{Kind, Node, ObjectKey, Workload};
+use outrigger_controller::{controller::InForce, source::Manifest};
 use outrigger_model::{Hostname, Namespace, Port, ServiceAccount, WorkloadName};
+
+mod taken;
+
+use taken::{Taken, is_reserved};
 
 /// Names the command that `up` starts for a workload.
 pub(crate) const EXEC_ANNOTATION: &str = "outrigger.dev/exec";
@@ -35,6 +40,9 @@ pub(crate) struct WorkloadPlan {
     pub(crate) address: Ipv4Addr,
     /// The application's ports on 127.0.0.1, and the sidecar's inbound ports.
     pub(crate) ports: BTreeSet<Port>,
+    /// Those of them that the application has opened when it is ready: the ones that the entry
+    /// names, or all.
+    pub(crate) awaited: BTreeSet<Port>,
     /// Outbound listener of each service port, by `host:port`.
     pub(crate) outbound: BTreeMap<String, SocketAddr>,
     /// The command to start, split into words; none: somebody else runs the application.
@@ -81,11 +89,24 @@ pub(crate) struct Problem {
     pub(crate) message: String,
 }
 
+impl Problem {
+    fn of(manifest: &Manifest, message: &str) -> Self {
+        Self {
+            place: manifest.provenance.to_string(),
+            message: format!("{}: {message}", manifest.key),
+        }
+    }
+}
+
 /// The workloads that can run, and why others cannot.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) workloads: BTreeMap<WorkloadName, WorkloadPlan>,
     pub(crate) problems: Vec<Problem>,
+    /// What keeps nothing out of the mesh.
+    pub(crate) warnings: Vec<Problem>,
+    /// Workloads that are not understood: one that runs already runs on as it was.
+    pub(crate) unclear: BTreeSet<ObjectKey>,
 }
 
 /// Which port of every workload's address leads to which service port.
@@ -93,20 +114,28 @@ pub(crate) struct Plan {
 pub(crate) struct OutboundPorts(BTreeMap<String, u16>);
 
 impl OutboundPorts {
-    /// Numbers for these destinations, `host:port`; those numbered before keep theirs. What finds
-    /// no number any more, with 12,000 others, is left out.
-    fn assign(&mut self, destinations: &BTreeSet<String>) -> BTreeMap<String, u16> {
+    /// Numbers for these destinations, `host:port`; those numbered before keep theirs, unless an
+    /// application has it by now. What finds no number any more, with 12,000 others, is left out.
+    fn assign(
+        &mut self,
+        destinations: &BTreeSet<String>,
+        of_applications: &BTreeSet<u16>,
+    ) -> BTreeMap<String, u16> {
+        self.0.retain(|_, port| !of_applications.contains(port));
         for destination in destinations {
             if !self.0.contains_key(destination) {
                 let highest = self.0.values().max();
                 let next = highest.map_or(OUTBOUND_FIRST, |highest| highest + 1);
-                let free = if next <= OUTBOUND_LAST {
-                    Some(next)
+                let is_free = |port: &u16| !of_applications.contains(port);
+                let next = (next..=OUTBOUND_LAST).find(is_free);
+                let free = if next.is_some() {
+                    next
                 } else {
                     // All were given once: take one of a service that is gone.
                     self.0.retain(|known, _| destinations.contains(known));
                     let taken: BTreeSet<u16> = self.0.values().copied().collect();
-                    (OUTBOUND_FIRST..=OUTBOUND_LAST).find(|port| !taken.contains(port))
+                    (OUTBOUND_FIRST..=OUTBOUND_LAST)
+                        .find(|port| is_free(port) && !taken.contains(port))
                 };
                 self.0.extend(free.map(|port| (destination.clone(), port)));
             }
@@ -126,22 +155,21 @@ struct Service<'a> {
     name: &'a str,
     hosts: Vec<String>,
     ports: Vec<ServicePort<'a>>,
-    selector: Option<&'a Node>,
 }
 
 #[derive(Debug)]
 struct ServicePort<'a> {
     name: &'a str,
     port: Port,
-    target: Option<Port>,
 }
 
 /// Plans the mesh. Addresses were given by [`super::address::AddressBook`] before.
 pub(crate) fn plan(
-    manifests: &[Manifest],
+    in_force: &InForce,
     cluster_domain: &Hostname,
     ports: &mut OutboundPorts,
 ) -> Plan {
+    let manifests = &in_force.manifests;
     let services: Vec<_> = manifests
         .iter()
         .filter_map(|manifest| service(manifest, cluster_domain))
@@ -153,63 +181,50 @@ pub(crate) fn plan(
             hosts.map(move |host| format!("{host}:{}", port.port))
         })
     });
-    let outbound = ports.assign(&destinations.collect());
+    let compiled = in_force.workloads.iter();
+    let of_applications = compiled.flat_map(|workload| &workload.ports);
+    let of_applications = of_applications.map(|port| port.get()).collect();
+    let outbound = ports.assign(&destinations.collect(), &of_applications);
+    let compiled = in_force.workloads.iter();
+    let compiled: BTreeMap<_, _> = compiled
+        .map(|workload| (&workload.name, workload.as_ref()))
+        .collect();
     let mut plan = Plan::default();
     let mut taken = Taken::default();
-    for manifest in manifests {
-        if manifest.key.kind != Kind::WorkloadEntry {
-            continue;
-        }
-        let planned = workload(manifest, &services, &outbound)
-            .and_then(|workload| taken.take(&workload).map(|()| workload));
-        match planned {
+    let mut workloads = Vec::new();
+    let entries = manifests.iter();
+    for manifest in entries.filter(|manifest| manifest.key.kind == Kind::WorkloadEntry) {
+        match workload(manifest, &services, &outbound, &compiled) {
             Ok(workload) => {
+                taken.note(&workload);
+                workloads.push((manifest, workload));
+            }
+            Err(message) => {
+                plan.problems.push(Problem::of(manifest, &message));
+                plan.unclear.insert(manifest.key.clone());
+            }
+        }
+    }
+    for (manifest, mut workload) in workloads {
+        let left_out = taken.leave_out(&mut workload);
+        let left_out = left_out.iter();
+        plan.warnings
+            .extend(left_out.map(|message| Problem::of(manifest, message)));
+        match taken.take(&workload) {
+            Ok(()) => {
                 plan.workloads.insert(workload.name.clone(), workload);
             }
-            Err(message) => plan.problems.push(Problem {
-                place: manifest.provenance.to_string(),
-                message: format!("{}: {message}", manifest.key),
-            }),
+            Err(message) => plan.problems.push(Problem::of(manifest, &message)),
         }
     }
     plan
-}
-
-/// Addresses and application ports that workloads before have.
-#[derive(Default)]
-struct Taken {
-    addresses: BTreeMap<Ipv4Addr, WorkloadName>,
-    ports: BTreeMap<Port, WorkloadName>,
-}
-
-impl Taken {
-    fn take(&mut self, workload: &WorkloadPlan) -> Result<(), String> {
-        if let Some(other) = self.addresses.get(&workload.address) {
-            return Err(format!(
-                "its address {} is that of {other}: give each workload an address of its own in 127.0.0.0/8, or none",
-                workload.address
-            ));
-        }
-        for port in &workload.ports {
-            if let Some(other) = self.ports.get(port) {
-                return Err(format!(
-                    "its application's port {port} on 127.0.0.1 is that of {other}: give it another"
-                ));
-            }
-        }
-        let ports = workload.ports.iter();
-        self.ports
-            .extend(ports.map(|port| (*port, workload.name.clone())));
-        self.addresses
-            .insert(workload.address, workload.name.clone());
-        Ok(())
-    }
 }
 
 fn workload(
     manifest: &Manifest,
     services: &[Service<'_>],
     outbound: &BTreeMap<String, u16>,
+    compiled: &BTreeMap<&WorkloadName, &Workload>,
 ) -> Result<WorkloadPlan, String> {
     let spec = manifest.node.get("spec");
     let field = |name: &str| spec.and_then(|spec| spec.get(name));
@@ -225,25 +240,30 @@ fn workload(
     let account = field("serviceAccount").and_then(Node::text);
     let service_account =
         ServiceAccount::parse(account.unwrap_or("default")).map_err(|error| error.to_string())?;
-    let mut ports: BTreeSet<Port> = field("ports")
+    let named: BTreeSet<Port> = field("ports")
         .map(Node::entries)
         .unwrap_or_default()
         .iter()
         .filter_map(|entry| Port::new(entry.value.integer()?).ok())
         .collect();
-    if ports.is_empty() {
-        ports = ports_of_services(field("labels"), &namespace, services);
-    }
-    for reserved in [FORWARD_PROXY_PORT, ADMIN_PORT] {
-        if ports.iter().any(|port| port.get() == reserved) {
-            return Err(format!(
-                "port {reserved} is the sidecar's own: give the application another"
-            ));
-        }
+    let compiled = compiled.get(&name);
+    let ports: BTreeSet<Port> = compiled
+        .iter()
+        .flat_map(|one| &one.ports)
+        .copied()
+        .collect();
+    let awaited = if named.is_empty() {
+        ports.clone()
+    } else {
+        named
+    };
+    if let Some(reserved) = awaited.iter().find(|port| is_reserved(**port)) {
+        return Err(format!(
+            "port {reserved} is the sidecar's own: give the application another"
+        ));
     }
     let outbound: BTreeMap<_, _> = outbound
         .iter()
-        .filter(|(_, port)| ports.iter().all(|inbound| inbound.get() != **port))
         .map(|(destination, port)| (destination.clone(), SocketAddr::from((address, *port))))
         .collect();
     Ok(WorkloadPlan {
@@ -253,34 +273,9 @@ fn workload(
         service_account,
         address,
         ports,
+        awaited,
         outbound,
     })
-}
-
-/// A WorkloadEntry that names no ports has those that the services which pick it lead to.
-fn ports_of_services(
-    labels: Option<&Node>,
-    namespace: &Namespace,
-    services: &[Service<'_>],
-) -> BTreeSet<Port> {
-    let has = |key: &str, value: Option<&str>| {
-        labels
-            .and_then(|labels| labels.get(key))
-            .and_then(Node::text)
-            == value
-    };
-    let picking = services.iter().filter(|service| {
-        service.namespace == Some(namespace)
-            && service.selector.is_some_and(|selector| {
-                let mut entries = selector.entries().iter();
-                !selector.entries().is_empty()
-                    && entries.all(|entry| has(&entry.key, entry.value.text()))
-            })
-    });
-    picking
-        .flat_map(|service| &service.ports)
-        .map(|port| port.target.unwrap_or(port.port))
-        .collect()
 }
 
 fn exec(node: &Node) -> Result<Option<Vec<String>>, String> {
@@ -349,7 +344,6 @@ fn service<'a>(manifest: &'a Manifest, cluster_domain: &Hostname) -> Option<Serv
             name,
             hosts: vec![format!("{name}.{namespace}.svc.{cluster_domain}")],
             ports: ports.iter().filter_map(|node| port(node, "port")).collect(),
-            selector: spec.get("selector"),
         }),
         Kind::ServiceEntry => Some(Service {
             namespace: None,
@@ -367,7 +361,6 @@ fn service<'a>(manifest: &'a Manifest, cluster_domain: &Hostname) -> Option<Serv
                 .iter()
                 .filter_map(|node| port(node, "number"))
                 .collect(),
-            selector: None,
         }),
         Kind::Namespace
         | Kind::ServiceAccount
@@ -389,11 +382,9 @@ fn port<'a>(node: &'a Node, key: &str) -> Option<ServicePort<'a>> {
     if text("protocol").is_some_and(|protocol| protocol.eq_ignore_ascii_case("udp")) {
         return None;
     }
-    let number = |key: &str| Port::new(node.get(key)?.integer()?).ok();
     Some(ServicePort {
         name: text("name").unwrap_or_default(),
-        port: number(key)?,
-        target: number("targetPort"),
+        port: Port::new(node.get(key)?.integer()?).ok()?,
     })
 }
 

@@ -15,7 +15,14 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Until the sidecar's admin address says that it is ready. Cancel safe: yes, it only looks.
 pub(super) async fn sidecar(admin: SocketAddr) {
-    while !is_ready(admin).await {
+    while !says_yes(admin, "/ready").await {
+        sleep(PAUSE).await;
+    }
+}
+
+/// Until the sidecar answers at all: from then on it takes SIGHUP. Cancel safe: yes, it only looks.
+pub(super) async fn live(admin: SocketAddr) {
+    while !says_yes(admin, "/live").await {
         sleep(PAUSE).await;
     }
 }
@@ -29,10 +36,10 @@ pub(super) async fn application(addresses: &[SocketAddr]) {
     }
 }
 
-async fn is_ready(admin: SocketAddr) -> bool {
+async fn says_yes(admin: SocketAddr, path: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(admin).await?;
-        let request = format!("GET /ready HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut head = [0_u8; 12];
         stream.read_exact(&mut head).await?;

@@ -228,48 +228,57 @@ impl Running {
             environment,
             output,
             patience: self.local.drain_time + DRAIN_GRACE,
+            admin: (role == Role::Sidecar).then(|| self.plan.admin()),
+            ports: match role {
+                Role::Sidecar => Vec::new(),
+                Role::Application => self.plan.ports.iter().map(|port| port.get()).collect(),
+            },
         }
     }
 
     /// Waits until the sidecar is ready, starts the application, waits until it takes
     /// connections. False when told to end before. Says so, again and again, if it takes long.
     async fn become_ready(&mut self, processes: &Processes) -> bool {
-        let admin = self.plan.admin();
-        let listening: Vec<SocketAddr> = match &self.plan.exec {
-            Some(_) => {
-                let ports = self.plan.ports.iter();
-                ports
-                    .map(|port| ([127, 0, 0, 1], port.get()).into())
-                    .collect()
-            }
-            None => Vec::new(),
-        };
-        let waiting = async {
-            ready::sidecar(admin).await;
-            if let Some(application) = &processes.application {
-                application.start().await;
-            }
-            ready::application(&listening).await;
-        };
-        tokio::pin!(waiting);
         let mut slow = Instant::now() + SLOW;
+        let mut is_started = false;
         loop {
-            tokio::select! {
-                () = &mut waiting => return true,
+            // Made again after each order: it may have changed what to wait for.
+            let (admin, listening) = (self.plan.admin(), self.listening());
+            let waiting = async {
+                ready::sidecar(admin).await;
+                if let Some(application) = &processes.application
+                    && !is_started
+                {
+                    application.start().await;
+                    is_started = true;
+                }
+                ready::application(&listening).await;
+            };
+            let order = tokio::select! {
+                () = waiting => return true,
                 () = sleep_until(slow) => {
                     slow += SLOW;
                     self.warn("it is not ready yet; see the log of its sidecar and its application").await;
+                    continue;
                 }
-                order = self.orders.recv() => {
-                    let Some(order) = order else {
-                        return false;
-                    };
-                    if !self.follow(order, processes).await {
-                        return false;
-                    }
-                }
+                order = self.orders.recv() => order,
+            };
+            let Some(order) = order else {
+                return false;
+            };
+            if !self.follow(order, processes).await {
+                return false;
             }
         }
+    }
+
+    /// Where the application takes connections once it is ready; nowhere that we know of if
+    /// somebody else runs it.
+    fn listening(&self) -> Vec<SocketAddr> {
+        let awaited = self.plan.exec.iter().flat_map(|_| &self.plan.awaited);
+        awaited
+            .map(|port| ([127, 0, 0, 1], port.get()).into())
+            .collect()
     }
 
     /// False when it is to end.
@@ -278,6 +287,10 @@ impl Running {
             Order::End => return false,
             Order::Reload(plan) => {
                 self.plan = plan;
+                if let Some(application) = &processes.application {
+                    let environment = self.plan.environment.clone();
+                    application.environment(environment).await;
+                }
                 match files::write_bootstrap(&self.plan, &self.folder, &self.local) {
                     Ok(()) => processes.sidecar.reload().await,
                     Err(error) => self.warn(&format!("{error:#}")).await,

@@ -8,6 +8,7 @@
     reason = "these are tests"
 )]
 
+mod edits;
 mod mesh;
 mod mistakes;
 mod outrigger;

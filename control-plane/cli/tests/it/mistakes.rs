@@ -46,7 +46,10 @@ fn folders() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("/no/such/folder"), "{said}");
+    assert!(
+        said.contains("no folder /no/such/folder; give one with manifests in it"),
+        "{said}"
+    );
 }
 
 #[test]

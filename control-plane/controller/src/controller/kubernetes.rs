@@ -23,7 +23,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EVENTS_MAX, Event, SHUTDOWN_MAX, Server, ServerOptions, StartError, monitor, owner::Owner,
+    EVENTS_MAX, Event, InForce, SHUTDOWN_MAX, Server, ServerOptions, StartError, monitor,
+    owner::Owner,
 };
 use crate::{
     cluster::{Api, lease::Candidate, root},
@@ -115,7 +116,7 @@ pub async fn start(options: KubernetesOptions, api: Api) -> Result<RunningInClus
         compiler,
         discovery.clone(),
         events,
-        watch::channel(Arc::default()).0,
+        watch::channel(InForce::default()).0,
     );
     owner.begin(first, Resource::TrustBundle(authority.trust_bundle()));
 

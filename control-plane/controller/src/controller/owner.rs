@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_compiler::{Change as Compile, Compiler, Diagnostic, ObjectKey};
+use outrigger_compiler::{Change as Compile, Code, Compiler, Diagnostic, ObjectKey, Severity};
 use outrigger_model::{Resource, ResourceName, WorkloadName};
 use tokio::{
     sync::{broadcast, watch},
@@ -15,10 +15,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, ObjectChange};
+use super::{Event, InForce, ObjectChange};
 use crate::{
-    discovery::{self, DiscoveryEvent, DiscoveryHandle, Upsert},
-    source::{Change, Manifest, Source, Update},
+    discovery::{self, DiscoveryEvent, DiscoveryHandle, HOLD_MAX, Held, Upsert},
+    source::{Change, Source, Update},
 };
 
 /// How long sidecars have until an edit is reported with those that have it.
@@ -35,7 +35,8 @@ pub(super) struct Owner {
     compiler: Compiler,
     discovery: DiscoveryHandle,
     events: broadcast::Sender<Event>,
-    manifests: watch::Sender<Arc<[Manifest]>>,
+    in_force: watch::Sender<InForce>,
+    held: Option<Held>,
     said: BTreeSet<Diagnostic>,
     /// What the source had to say with changes that were not spoken of yet, and until when to wait.
     unsaid: Option<(Instant, Vec<Diagnostic>)>,
@@ -48,14 +49,15 @@ impl Owner {
         compiler: Compiler,
         discovery: DiscoveryHandle,
         events: broadcast::Sender<Event>,
-        manifests: watch::Sender<Arc<[Manifest]>>,
+        in_force: watch::Sender<InForce>,
     ) -> Self {
         Self {
             source,
             compiler,
             discovery,
             events,
-            manifests,
+            in_force,
+            held: None,
             said: BTreeSet::new(),
             unsaid: None,
             followed: JoinSet::new(),
@@ -71,12 +73,17 @@ impl Owner {
             upserts: resources.values().map(upsert).collect(),
             removals: Vec::new(),
             resolve: Some(self.resolver()),
+            is_written: true,
         };
         update.upserts.push(Upsert {
             default: Arc::new(trust),
             per_namespace: std::collections::BTreeMap::new(),
         });
         self.discovery.publish(update);
+        self.in_force.send_replace(InForce {
+            manifests: first.manifests,
+            workloads: self.compiler.workloads().cloned().collect(),
+        });
         self.say(&first.diagnostics);
     }
 
@@ -94,6 +101,11 @@ impl Owner {
                 update = self.source.watch() => self.apply(update),
                 event = sidecars.recv() => self.pass_on(event),
                 Some(_) = self.followed.join_next() => {}
+                () = over(self.discovery.held()) => {
+                    let changed = self.discovery.release();
+                    tracing::warn!(resources = changed.len(), "endpoints were held back long enough");
+                    self.alarm();
+                }
             }
         }
     }
@@ -110,6 +122,7 @@ impl Owner {
             upserts: upserts.map(upsert).collect(),
             removals: compiled.removed.iter().cloned().collect(),
             resolve: compiled.aliases.then(|| self.resolver()),
+            is_written: self.source.is_written(),
         };
         // Before it is published, or the first sidecars' answers would be missed.
         let answers = self.discovery.events();
@@ -119,7 +132,13 @@ impl Owner {
             resources = published.changed.len(),
             "configuration changed"
         );
-        self.manifests.send_replace(update.manifests);
+        self.in_force.send_modify(|in_force| {
+            in_force.manifests = update.manifests;
+            if compiled.workloads {
+                in_force.workloads = self.compiler.workloads().cloned().collect();
+            }
+        });
+        self.alarm();
         if !self.source.is_written() {
             // Of a cluster's pods and slices, which nobody wrote, nobody waits to hear.
             let due = self.unsaid.take().map(|(due, _)| due);
@@ -142,6 +161,38 @@ impl Owner {
         } else {
             follow.report(0);
         }
+    }
+
+    /// Tells when discovery begins to hold endpoints back, and when that ends.
+    fn alarm(&mut self) {
+        let held = self.discovery.held();
+        let was_held = std::mem::replace(&mut self.held, held);
+        let (severity, message) = match (was_held, held) {
+            (None, Some(held)) => (
+                Severity::Error,
+                format!(
+                    "most endpoints of the mesh vanished at once: sidecars keep {} that the source \
+                     does not show. Check that the control plane sees its source; it lets them go \
+                     when it shows enough again, after {} minutes, or when it is told to",
+                    held.endpoints,
+                    HOLD_MAX.as_secs() / 60
+                ),
+            ),
+            (Some(_), None) => (
+                Severity::Info,
+                "no endpoints are held back any more".to_owned(),
+            ),
+            (None, None) | (Some(_), Some(_)) => return,
+        };
+        let diagnostic = Diagnostic {
+            severity,
+            code: Code::Endpoint,
+            object: None,
+            path: String::new(),
+            position: None,
+            message,
+        };
+        tell(&self.events, Event::Diagnostic(diagnostic));
     }
 
     /// What authorities mean, as of now.
@@ -178,6 +229,14 @@ impl Owner {
             reason,
         };
         tell(&self.events, event);
+    }
+}
+
+/// Until what is held back was held long enough; never when nothing is.
+async fn over(held: Option<Held>) {
+    match held {
+        Some(held) => sleep_until(held.since + HOLD_MAX).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -269,6 +328,16 @@ fn changes(update: &Update) -> (Vec<Compile>, Vec<(ObjectKey, ObjectChange)>) {
         edits.extend(edit.map(|edit| (key.clone(), edit)));
     }
     (compile, edits)
+}
+
+/// What [`Owner::begin`] will publish of workloads, for whoever has to know before it starts.
+pub(super) fn in_force(first: &Update, options: outrigger_compiler::Options) -> InForce {
+    let mut compiler = Compiler::new(options);
+    compiler.apply(changes(first).0);
+    InForce {
+        manifests: Arc::clone(&first.manifests),
+        workloads: compiler.workloads().cloned().collect(),
+    }
 }
 
 fn upsert(variants: &outrigger_compiler::Variants<Resource>) -> Upsert {

@@ -24,6 +24,8 @@ pub(super) struct EncodedResource {
     pub(super) audience: Option<SpiffeId>,
     /// Endpoints that take work, of an EndpointShard.
     pub(super) ready: Box<[SocketAddr]>,
+    /// Number of shards, of a Destination.
+    pub(super) shards: u16,
     /// The `Resource` submessage without aliases: those differ by sidecar, come last in the
     /// order of fields, and are appended.
     body: Bytes,
@@ -47,6 +49,7 @@ impl EncodedResource {
         any.value = bytes.into();
         let mut audience = None;
         let mut ready = Vec::new();
+        let mut shards = 0;
         match resource {
             Resource::InboundPolicy(policy) => audience = Some(policy.identity.clone()),
             Resource::EndpointShard(shard) => {
@@ -57,16 +60,15 @@ impl EncodedResource {
                         .map(|endpoint| endpoint.address),
                 );
             }
-            Resource::Destination(_)
-            | Resource::RouteTable(_)
-            | Resource::TrustBundle(_)
-            | Resource::MeshSettings(_) => {}
+            Resource::Destination(destination) => shards = destination.shards,
+            Resource::RouteTable(_) | Resource::TrustBundle(_) | Resource::MeshSettings(_) => {}
         }
         Ok(Self {
             name,
             version,
             audience,
             ready: ready.into(),
+            shards,
             body: submessage.encode_to_vec().into(),
         })
     }

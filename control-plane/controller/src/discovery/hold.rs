@@ -1,19 +1,40 @@
 //! "If most endpoints of the mesh vanish at once, hold and alarm: the source has gone blind"
 //! (DESIGN §4).
 //!
-//! The batch that would do it waits whole, and later batches are added to it, until all of them
-//! together leave enough endpoints (the source sees again), or an operator releases it. Sidecars
-//! work on with what they have; dead endpoints among it are ejected where traffic fails.
+//! What takes endpoints away waits: removals, shards that shrink, and destinations whose number of
+//! shards changes with them. Everything else of the batch is published, so that an edit of a route
+//! is never held up by a source that is blind for endpoints. What waits is published when later
+//! batches leave enough endpoints all the same (the source sees again), after [`HOLD_MAX`], or when
+//! an operator releases it. Sidecars work on with what they have; dead endpoints among it are
+//! ejected where traffic fails.
+//!
+//! A batch that a person wrote is never held: see [`super::Update::is_written`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use outrigger_model::ResourceName;
+use tokio::time::Instant;
 
 use super::{Resolve, store::Entry};
 
 /// Below so many endpoints in the mesh nothing is held: a small mesh is taken down by hand, and
 /// one node can carry all of it.
 pub(super) const ENDPOINTS_MIN: usize = 128;
+
+/// Longest time that endpoints are kept which the source does not show: whoever is called by the
+/// alarm can look by then, and a mesh that really lost them does not keep them for ever.
+pub const HOLD_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// What is held back.
+pub(super) struct Held {
+    pub(super) batch: Batch,
+    /// Endpoints that there were before.
+    pub(super) before: usize,
+    /// What authorities meant before.
+    pub(super) resolve: Option<Resolve>,
+    /// Since when; `None` while that is being decided.
+    pub(super) since: Option<Instant>,
+}
 
 /// Changes not yet visible: by name the new content, or `None` for a removal.
 #[derive(Default)]
@@ -39,6 +60,30 @@ impl Batch {
         self.entries.extend(upserts);
         if resolve.is_some() {
             self.resolve = resolve;
+        }
+    }
+
+    /// Takes out what takes no endpoint away, given the present entry of each name.
+    pub(super) fn take_harmless<'a>(
+        &mut self,
+        present: impl Fn(&ResourceName) -> Option<&'a Entry>,
+    ) -> Self {
+        let is_harmless = |name: &ResourceName, next: &Option<Entry>| {
+            let Some(now) = present(name) else {
+                return true;
+            };
+            next.as_ref().is_some_and(|next| {
+                next.default.shards == now.default.shards
+                    && next.default.ready.len() >= now.default.ready.len()
+            })
+        };
+        let (harmless, losses) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition(|(name, next)| is_harmless(name, next));
+        self.entries = losses;
+        Self {
+            entries: harmless,
+            resolve: None,
         }
     }
 

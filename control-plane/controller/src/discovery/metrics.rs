@@ -123,7 +123,7 @@ impl Singles {
             )?,
             holding: IntGauge::new(
                 "outrigger_discovery_holding",
-                "1 while changes are held back because most endpoints vanished at once.",
+                "1 while endpoints are kept that the source shows no more, because most vanished at once.",
             )?,
             answer_seconds: Histogram::with_opts(
                 HistogramOpts::new(

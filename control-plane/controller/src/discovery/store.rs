@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     Resolve, ResourceStatus, SidecarStatus, Upsert,
     encoded::EncodedResource,
-    hold::{self, Batch},
+    hold::{self, Batch, Held},
     subscriber::{Answer, Subscriber},
 };
 
@@ -90,44 +90,70 @@ pub(super) struct Store {
     resolve: Option<Resolve>,
     /// Whether there was a first batch.
     ready: bool,
-    held: Option<Batch>,
+    held: Option<Held>,
     subscribers: HashMap<u64, Arc<Subscriber>>,
     by_name: HashMap<ResourceName, HashMap<u64, Arc<Subscriber>>>,
     next_id: u64,
 }
 
 impl Store {
-    /// Adds a batch to what is held back, if anything, and applies the whole unless it takes away
-    /// most endpoints. Returns what is different now.
+    /// Adds a batch to what is held back, if anything, and applies the whole; if it takes away most
+    /// endpoints, and nobody wrote it, without what takes them away. Returns what is different now.
     pub(super) fn apply(
         &mut self,
         entries: Vec<Entry>,
         removals: Vec<ResourceName>,
         resolve: Option<Resolve>,
+        is_written: bool,
     ) -> Vec<ResourceName> {
-        let mut batch = self.held.take().unwrap_or_default();
-        batch.add(entries, removals, resolve);
-        let loss = batch.loss(|name| self.ready_of(name));
-        if hold::is_blackout(self.endpoints, loss) {
-            tracing::error!(
-                endpoints = self.endpoints,
-                loss,
-                "most endpoints of the mesh vanished at once: sidecars keep what they have. Check the source of the configuration; if this is meant, release it"
-            );
-            self.held = Some(batch);
-            return Vec::new();
+        let was_held = self.held.take();
+        let mut held = was_held.unwrap_or_else(|| Held {
+            batch: Batch::default(),
+            before: self.endpoints,
+            resolve: self.resolve.clone(),
+            since: None,
+        });
+        held.batch.add(entries, removals, resolve);
+        // Gains of a batch that is held in part are in force already.
+        let loss = held.batch.loss(|name| self.ready_of(name));
+        let loss = held
+            .before
+            .saturating_sub(self.endpoints.saturating_sub(loss));
+        if is_written || !hold::is_blackout(held.before, loss) {
+            return self.commit(held.batch);
         }
-        self.commit(batch)
+        if held.since.is_none() {
+            tracing::error!(
+                endpoints = held.before,
+                loss,
+                "most endpoints of the mesh vanished at once: sidecars keep them"
+            );
+            held.since = Some(Instant::now());
+        }
+        let mut harmless = held.batch.take_harmless(|name| self.entries.get(name));
+        harmless.resolve = held.batch.resolve.clone().map(|next| {
+            // Names of what is kept go on to mean it.
+            let kept = held.resolve.clone();
+            let resolve: Resolve = Arc::new(move |namespace, authority| {
+                let kept = || kept.as_ref()?(namespace, authority);
+                next(namespace, authority).or_else(kept)
+            });
+            resolve
+        });
+        self.held = Some(held);
+        self.commit(harmless)
     }
 
     /// Applies what is held back.
     pub(super) fn release(&mut self) -> Vec<ResourceName> {
         let held = self.held.take();
-        held.map_or_else(Vec::new, |batch| self.commit(batch))
+        held.map_or_else(Vec::new, |held| self.commit(held.batch))
     }
 
-    pub(super) fn is_holding(&self) -> bool {
-        self.held.is_some()
+    /// Endpoints that are kept against what the source says, and since when.
+    pub(super) fn holding(&self) -> Option<(usize, Instant)> {
+        let held = self.held.as_ref()?;
+        Some((held.batch.loss(|name| self.ready_of(name)), held.since?))
     }
 
     fn ready_of(&self, name: &ResourceName) -> usize {

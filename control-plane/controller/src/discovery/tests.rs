@@ -16,7 +16,9 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use self::bench::*;
-use super::{DiscoveryEvent, ResourceStatus, Update, Upsert, subscriptions::RESPONSE_BYTES};
+use super::{
+    DiscoveryEvent, Published, ResourceStatus, Update, Upsert, subscriptions::RESPONSE_BYTES,
+};
 
 const DESTINATION: ResourceKind = ResourceKind::Destination;
 const SHARD: ResourceKind = ResourceKind::EndpointShard;
@@ -449,7 +451,7 @@ async fn unsubscribed_names_and_ended_streams_are_forgotten() {
 }
 
 #[tokio::test]
-async fn when_most_endpoints_vanish_nothing_is_taken_away_until_released() {
+async fn when_most_endpoints_vanish_they_are_kept_until_released() {
     let bench = Bench::start();
     let shards: Vec<_> = (0..4)
         .map(|i| shard(&format!("shop/orders:80/{i}"), 50))
@@ -459,23 +461,63 @@ async fn when_most_endpoints_vanish_nothing_is_taken_away_until_released() {
     let mut sidecar = bench.sidecar("shop/web").await;
     sidecar.subscribe(SHARD, &["shop/orders:80/0"]).await;
     sidecar.expect(SHARD, &["+shop/orders:80/0"]).await;
+    let held = |published: Published| published.held.map(|held| held.endpoints);
 
-    assert!(
-        !bench.publish(Vec::new(), &names[3..]).held,
-        "a quarter may go"
-    );
-    assert!(bench.publish(Vec::new(), &names[..3]).held);
+    let quarter = bench.publish(Vec::new(), &names[3..]);
+    assert_eq!(held(quarter), None, "a quarter may go");
+    assert_eq!(held(bench.publish(Vec::new(), &names[..3])), Some(150));
     bench.assert_metric("outrigger_discovery_holding 1");
     sidecar.subscribe(DESTINATION, &["shop/none:1"]).await;
     sidecar.expect(DESTINATION, &["-shop/none:1"]).await;
+    // Other changes go on: a route, a new service with its endpoints.
+    let published = bench.publish(vec![table("shop/orders:80", "2")], &[]);
+    assert_eq!(published.changed.len(), 1);
+    assert_eq!(held(published), Some(150));
+    sidecar.subscribe(TABLE, &["shop/orders:80"]).await;
+    sidecar.expect(TABLE, &["+shop/orders:80"]).await;
+    let published = bench.publish(vec![shard("shop/new:80/0", 10)], &[]);
+    assert_eq!(published.changed.len(), 1);
+    assert_eq!(held(published), Some(150));
+    // With two shards back, 50 of 150 are lost, and 10 are new.
     let published = bench.publish(shards[..2].to_vec(), &[]);
-    assert!(!published.held, "the source sees again");
+    assert_eq!(held(published), None, "the source sees again");
     bench.assert_metric("outrigger_discovery_holding 0");
 
     bench.publish(vec![shards[2].clone(), shards[3].clone()], &[]);
-    assert!(bench.publish(Vec::new(), &names).held);
+    assert!(held(bench.publish(Vec::new(), &names)).is_some());
     assert_eq!(bench.handle.release().len(), 4);
+    assert_eq!(bench.handle.held(), None);
     sidecar.expect(SHARD, &["-shop/orders:80/0"]).await;
+}
+
+/// A destination keeps its number of shards as long as it keeps them, and its name its meaning.
+#[tokio::test]
+async fn what_belongs_to_kept_endpoints_is_kept_with_them() {
+    let bench = Bench::start();
+    let orders = |shards| destination("shop/orders:80", shards);
+    let shards: Vec<_> = (0..4)
+        .map(|i| shard(&format!("shop/orders:80/{i}"), 50))
+        .collect();
+    let mut all = shards.clone();
+    all.push(orders(4));
+    bench.publish_aliases(&[("orders:80", "shop/orders:80")]);
+    bench.publish(all, &[]);
+    let names: Vec<_> = shards.iter().map(name).collect();
+    let held = bench.publish(vec![orders(1)], &names[1..]);
+    assert!(held.changed.is_empty());
+    bench.publish_aliases(&[("other:80", "shop/other:80")]);
+    let mut sidecar = bench.sidecar("shop/web").await;
+    sidecar.subscribe(DESTINATION, &["orders:80"]).await;
+    let response = sidecar.expect(DESTINATION, &["+shop/orders:80"]).await;
+    assert_eq!(response.decoded(), orders(4));
+
+    let written = bench.handle.publish(Update {
+        removals: names,
+        is_written: true,
+        ..Update::default()
+    });
+    assert_eq!(written.held, None, "who writes it means it");
+    assert!(bench.handle.release().is_empty());
 }
 
 #[tokio::test]

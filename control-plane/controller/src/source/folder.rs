@@ -31,6 +31,8 @@ pub(super) struct Scan {
     pub(super) files: BTreeMap<Arc<str>, Content>,
     /// Every folder on the way, also those that links lead to.
     pub(super) folders: Vec<PathBuf>,
+    /// Files and folders that are there and cannot be read; relative to the folder.
+    pub(super) unreadable: Vec<Arc<str>>,
     /// Problems that are not of one file.
     pub(super) problems: Vec<String>,
 }
@@ -47,6 +49,27 @@ pub(super) fn scan(root: &Path) -> io::Result<Scan> {
     Ok(scan)
 }
 
+impl Scan {
+    /// Whether a file, by its relative path, may be there all the same.
+    pub(super) fn is_hidden(&self, path: &str) -> bool {
+        let mut unreadable = self.unreadable.iter();
+        unreadable.any(|hidden| {
+            let below = path.strip_prefix(hidden.as_ref());
+            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        })
+    }
+
+    /// What is gone since it was listed, and links to nowhere, are no problem: the next look tells.
+    fn cannot_read(&mut self, name: Arc<str>, error: &io::Error) {
+        if error.kind() != io::ErrorKind::NotFound {
+            self.problems.push(format!(
+                "cannot read {name} ({error}); objects that came from it stay in force"
+            ));
+            self.unreadable.push(name);
+        }
+    }
+}
+
 fn visit(
     root: &Path,
     folder: &Path,
@@ -61,13 +84,20 @@ fn visit(
         .collect();
     entries.sort();
     for path in entries {
-        let Ok(metadata) = fs::metadata(&path) else {
-            // Gone since it was listed, or a link to nowhere: the next look tells.
-            continue;
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                scan.cannot_read(relative(root, &path), &error);
+                continue;
+            }
         };
         if metadata.is_dir() {
-            let Ok(real) = fs::canonicalize(&path) else {
-                continue;
+            let real = match fs::canonicalize(&path) {
+                Ok(real) => real,
+                Err(error) => {
+                    scan.cannot_read(relative(root, &path), &error);
+                    continue;
+                }
             };
             if depth >= DEPTH_MAX {
                 let name = relative(root, &path);
@@ -77,8 +107,7 @@ fn visit(
             } else if seen.insert(real)
                 && let Err(error) = visit(root, &path, depth + 1, seen, scan)
             {
-                let name = relative(root, &path);
-                scan.problems.push(format!("cannot read {name}: {error}"));
+                scan.cannot_read(relative(root, &path), &error);
             }
         } else if metadata.is_file() && is_manifest(&path) {
             if scan.files.len() >= FILES_MAX {
@@ -156,6 +185,7 @@ mod tests {
         symlink("..data/m.yaml", path.join("m.yaml")).unwrap();
         symlink("..", path.join("b/loop")).unwrap();
         symlink("nowhere", path.join("gone.yaml")).unwrap();
+        symlink("itself", path.join("itself")).unwrap();
         fs::write(path.join("bin.yaml"), b"a: \xff").unwrap();
         let scan = scan(path).unwrap();
         let names: Vec<_> = scan.files.keys().map(AsRef::as_ref).collect();
@@ -170,7 +200,20 @@ mod tests {
                 .unwrap_err()
                 .contains("UTF-8")
         );
-        assert!(scan.problems.is_empty());
+        assert_eq!(scan.problems.len(), 1);
+        assert!(
+            scan.problems[0].starts_with("cannot read itself ("),
+            "{:?}",
+            scan.problems
+        );
+        for (path, hidden) in [
+            ("itself", true),
+            ("itself/a/b.yaml", true),
+            ("itself.yaml", false),
+            ("a/itself/b.yaml", false),
+        ] {
+            assert_eq!(scan.is_hidden(path), hidden, "{path}");
+        }
     }
 
     #[test]

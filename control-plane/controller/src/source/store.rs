@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A file that does not parse keeps the objects of its last good text until it parses again, or
-//!   is gone.
+//!   is gone. So does one that cannot be read, or in a folder that cannot.
 //! - Of two objects with one key the first by path, then by place in the file, is in force; the
 //!   other is reported with both places and comes into force when the first goes.
 //! - What [`Store::update`] returns is exactly the difference to what it returned before.
@@ -88,7 +88,8 @@ pub(super) struct Store {
 impl Store {
     /// Takes the files as they are now.
     pub(super) fn update(&mut self, scan: Scan, transform: Option<&mut dyn Transform>) -> Update {
-        self.files.retain(|path, _| scan.files.contains_key(path));
+        self.files
+            .retain(|path, _| scan.files.contains_key(path) || scan.is_hidden(path));
         for (path, content) in scan.files {
             self.files
                 .entry(Arc::clone(&path))
@@ -245,8 +246,8 @@ fn broken(path: &Arc<str>, position: Position, reason: &str, file: &File) -> Dia
 
 fn duplicate(manifest: &Manifest, first: &Manifest) -> Diagnostic {
     let message = format!(
-        "{} is also in {}, which stays in force: remove one of the two",
-        manifest.key, first.provenance
+        "it is also in {}, which stays in force: remove one of the two",
+        first.provenance
     );
     Diagnostic {
         object: Some(manifest.key.clone()),

@@ -128,6 +128,36 @@ async fn a_folder_that_goes_away_takes_nothing_with_it() {
     let update = next(&mut directory).await;
     assert_eq!(update.manifests.len(), 1);
     assert!(update.diagnostics[0].message.contains("stay in force"));
+    // Back, and edited: both are seen at once, not by the next poll.
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("a.yaml"), service(81)).unwrap();
+    let update = until_port(&mut directory, 81).await;
+    assert_eq!(update.diagnostics, []);
+    fs::write(root.join("a.yaml"), service(82)).unwrap();
+    until_port(&mut directory, 82).await;
+}
+
+/// Removed and made again within one look, which may get the same inode: the watch is another all
+/// the same.
+#[tokio::test]
+async fn a_folder_made_again_is_watched_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let below = folder.path().join("below");
+    fs::create_dir(&below).unwrap();
+    fs::write(below.join("a.yaml"), service(80)).unwrap();
+    let (mut directory, _) = open(&folder);
+    let mut port = 80;
+    for _ in 0..3 {
+        for again in [below.as_path(), folder.path()] {
+            fs::remove_dir_all(again).unwrap();
+            fs::create_dir_all(&below).unwrap();
+            fs::write(below.join("a.yaml"), service(port + 1)).unwrap();
+            until_port(&mut directory, port + 1).await;
+            fs::write(below.join("a.yaml"), service(port + 2)).unwrap();
+            until_port(&mut directory, port + 2).await;
+            port += 2;
+        }
+    }
 }
 
 #[tokio::test]
@@ -149,6 +179,10 @@ async fn a_wait_that_is_dropped_loses_nothing() {
 #[test]
 fn a_missing_folder_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Directory::open(&folder.path().join("none"), None);
-    assert!(error.is_err());
+    let none = folder.path().join("none");
+    let error = Directory::open(&none, None).err().unwrap().to_string();
+    assert!(error.starts_with("no folder /"), "{error}");
+    fs::write(&none, "").unwrap();
+    let error = Directory::open(&none, None).err().unwrap().to_string();
+    assert!(error.starts_with("no folder /"), "{error}");
 }

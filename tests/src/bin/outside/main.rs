@@ -26,7 +26,10 @@ fn main() -> anyhow::Result<()> {
     let grpc = free_port()?;
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("outside.yaml"), manifests(web, grpc))?;
-    let mesh = Mesh::start(&binary, folder.path(), &[])?;
+    // Not where the user's own mesh keeps its keys.
+    let state = tempfile::tempdir()?;
+    let state_dir = state.path().to_str().context("a path that is text")?;
+    let mesh = Mesh::start(&binary, folder.path(), &["--state-dir", state_dir])?;
     let client = mesh.workload("client")?;
     let address = |host: &str| {
         let found = client.outbound.get(host);

@@ -1,24 +1,36 @@
 //! Addresses and ports: distinct, and stable under edits.
 
-use std::sync::Arc;
-
-use outrigger_controller::source::{Directory, Transform};
+use outrigger_compiler::Membership;
+use outrigger_controller::{
+    controller::{Options, Root},
+    source::{Directory, Transform},
+};
+use outrigger_model::{MeshSettings, TrustDomain};
 
 use super::{super::address::AddressBook, *};
 
-/// The manifests of a text, addresses given.
-fn manifests(text: &str) -> Arc<[Manifest]> {
+/// The objects of a text, addresses given, and what they compile to.
+fn in_force(text: &str) -> InForce {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("m.yaml"), text).unwrap();
     let book: Box<dyn Transform> = Box::new(AddressBook::default());
     let (_, update) = Directory::open(folder.path(), Some(book)).unwrap();
     assert_eq!(update.diagnostics, []);
-    update.manifests
+    let options = Options {
+        state_dir: folder.path().to_owned(),
+        root: Root::State,
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        metrics: None,
+        leaf_lifetime: std::time::Duration::from_secs(60),
+        settings: MeshSettings::defaults(TrustDomain::parse("cluster.local").unwrap()),
+        membership: Membership::All,
+    };
+    options.in_force(&update).unwrap()
 }
 
 fn plan_of(text: &str, ports: &mut OutboundPorts) -> Plan {
     let domain = Hostname::parse("cluster.local").unwrap();
-    plan(&manifests(text), &domain, ports)
+    plan(&in_force(text), &domain, ports)
 }
 
 fn service(name: &str, ports: &str) -> String {
@@ -101,6 +113,53 @@ fn ports_come_from_services_when_the_entry_names_none() {
     assert_eq!(ports("shop/two"), [0_u16; 0]);
 }
 
+/// What clients are led to, a sidecar listens on: also a number that the entry does not name.
+#[test]
+fn ports_come_from_services_beside_those_that_the_entry_names() {
+    let text = service(
+        "a",
+        "{name: http, port: 80}, {name: admin, port: 81, targetPort: 9090}",
+    ) + &entry("one", "labels: {app: a}, ports: {http: 9001}")
+        + &entry("two", "labels: {app: a}, ports: {http: 9002, admin: 9003}")
+        + &entry("three", "labels: {app: a}, ports: {http: 9004}");
+    let plan = plan_of(&text, &mut OutboundPorts::default());
+    assert_eq!(plan.problems, []);
+    let check = |name: &str, inbound: &[u16], awaited: &[u16]| {
+        let workload = &plan.workloads[&name.parse().unwrap()];
+        let numbers = |ports: &BTreeSet<Port>| ports.iter().map(|port| port.get()).collect();
+        let (found, waited): (Vec<_>, Vec<_>) =
+            (numbers(&workload.ports), numbers(&workload.awaited));
+        assert_eq!((&found[..], &waited[..]), (inbound, awaited), "{name}");
+    };
+    check("shop/one", &[9001, 9090], &[9001]);
+    check("shop/two", &[9002, 9003], &[9002, 9003]);
+    // Only one application can have 9090 of 127.0.0.1.
+    check("shop/three", &[9004], &[9004]);
+    assert_eq!(plan.warnings.len(), 1);
+    let warning = plan.warnings[0].to_string();
+    assert!(warning.contains("port 9090"), "{warning}");
+    assert!(warning.contains("shop/one has"), "{warning}");
+}
+
+#[test]
+fn ports_of_applications_are_not_given_to_listeners() {
+    let mut ports = OutboundPorts::default();
+    let services = service("a", "{name: x, port: 80}") + &service("b", "{name: x, port: 80}");
+    let outbound = |ports: &mut OutboundPorts, entries: &str| {
+        let plan = plan_of(&(services.clone() + entries), ports);
+        let one = &plan.workloads[&"shop/one".parse().unwrap()];
+        one.outbound
+            .values()
+            .map(SocketAddr::port)
+            .collect::<Vec<_>>()
+    };
+    let one = entry("one", "ports: {x: 20001}");
+    assert_eq!(outbound(&mut ports, &one), [20_002, 20_003]);
+    // One that comes later: what had its number gets another, and all others stay.
+    let two = one + &entry("two", "ports: {x: 20002}");
+    assert_eq!(outbound(&mut ports, &two), [20_004, 20_003]);
+}
+
 #[test]
 fn outbound_ports_stay_under_edits() {
     let mut ports = OutboundPorts::default();
@@ -133,14 +192,15 @@ fn outbound_ports_stay_under_edits() {
 #[test]
 fn numbers_of_gone_services_are_used_when_all_are_taken() {
     let mut ports = OutboundPorts::default();
+    let none = BTreeSet::new();
     let count = u32::from(OUTBOUND_LAST - OUTBOUND_FIRST) + 1;
     let names =
         |range: std::ops::Range<u32>| range.map(|n| format!("s{n:06}:1")).collect::<BTreeSet<_>>();
-    assert_eq!(ports.assign(&names(0..count)).len(), 12_000);
-    let next = ports.assign(&names(1..count + 1));
+    assert_eq!(ports.assign(&names(0..count), &none).len(), 12_000);
+    let next = ports.assign(&names(1..count + 1), &none);
     assert_eq!(next.len(), 12_000);
     assert_eq!(next[&format!("s{count:06}:1")], OUTBOUND_FIRST);
-    assert_eq!(ports.assign(&names(0..count + 5)).len(), 12_000);
+    assert_eq!(ports.assign(&names(0..count + 5), &none).len(), 12_000);
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn set_all(apps: [App; 2], fault: &str) {
 
 /// Of each try, from the first, how many requests reached the applications. Only repeated ones
 /// carry their number.
-fn attempts(apps: [App; 2]) -> Vec<u64> {
+pub(crate) fn attempts<const N: usize>(apps: [App; N]) -> Vec<u64> {
     let mut counts = BTreeMap::<u32, u64>::new();
     for app in apps {
         if let Some(path) = app.stats().paths.get(PATH) {

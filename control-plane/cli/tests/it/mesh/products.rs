@@ -1,12 +1,19 @@
 //! `product-service` of the example shop: a canary below a path, limits, and ejection.
 
-use std::{net::SocketAddr, thread};
+use std::{
+    net::SocketAddr,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{
+    PATIENCE,
     bed::{App, Bed},
     client::call,
     eventually,
     load::{gets, split},
+    orders::attempts,
 };
 
 const PATH: &str = "/api/v1/products";
@@ -20,6 +27,19 @@ fn product_service_has_its_canary_its_limits_and_its_ejection() {
     // The same workloads under a name with ejections short enough to see them end.
     bed.write("quick", QUICK);
     bed.service("quick", "product-service", "http");
+    // And under one that has the limits and no timeout, so that it does not matter how long it takes.
+    bed.write(
+        "limited",
+        &LIMITS
+            .replace("HOST", "limited")
+            .replace("REQUESTS", "http2MaxRequests: 100, "),
+    );
+    bed.service("limited", "product-service", "http");
+    bed.write(
+        "waiting",
+        &LIMITS.replace("HOST", "waiting").replace("REQUESTS", ""),
+    );
+    bed.service("waiting", "product-service", "http");
     let first = bed.app("product-v1", "product-service", "product", "v1");
     let second = bed.app("product-v1-b", "product-service", "product", "v1");
     let canary = bed.app("product-v2", "product-service", "product", "v2");
@@ -28,8 +48,9 @@ fn product_service_has_its_canary_its_limits_and_its_ejection() {
 
     let apps = [first, second, canary];
     split_below_the_path_alone(&bed, products, apps);
+    silence_is_tried_four_times(products, apps);
     one_that_fails_is_left_out(products, bed.outbound("quick"), apps);
-    what_is_over_the_limits_is_refused(products, apps);
+    what_is_over_the_limits_is_refused(&bed, apps);
     bed.end();
 }
 
@@ -100,35 +121,87 @@ fn one_that_fails_is_left_out(products: SocketAddr, quick: SocketAddr, apps: [Ap
     });
 }
 
-fn what_is_over_the_limits_is_refused(products: SocketAddr, apps: [App; 3]) {
-    const AT_ONCE: usize = 160;
+/// Three retries of 2 s each, within 10 s.
+fn silence_is_tried_four_times(products: SocketAddr, apps: [App; 3]) {
     for app in apps {
-        // Less than the per-try timeout by far, so that none is repeated or ejected.
-        app.fault(r#"{"mode":"slow","delay_ms":600}"#);
+        app.fault(r#"{"mode":"hang"}"#);
         app.reset();
     }
-    let replies: Vec<_> = thread::scope(|scope| {
-        let calls: Vec<_> = (0..AT_ONCE)
-            .map(|_| scope.spawn(|| call(products, "GET", PATH, &[])))
-            .collect();
-        calls.into_iter().map(|call| call.join().unwrap()).collect()
-    });
-    let (served, refused): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status == 200);
-    for reply in &refused {
-        assert_eq!(reply.status, 503);
-        let reason = reply.reason();
-        assert!(
-            reason.starts_with("requests-full") || reason.starts_with("pending-full"),
-            "{reason}"
-        );
+    let begun = Instant::now();
+    let reply = call(products, "GET", PATH, &[]);
+    let taken = begun.elapsed();
+    assert_eq!(reply.status, 504, "{}", reply.reason());
+    assert_eq!(attempts(apps), [1, 1, 1, 1]);
+    assert!(taken >= Duration::from_millis(7_900), "{taken:?}");
+    assert!(taken < Duration::from_secs(12), "{taken:?}");
+    for app in apps {
+        app.fault(r#"{"mode":"ok"}"#);
     }
-    assert!(refused.len() > 20, "{} refused", refused.len());
-    // What was refused never reached an application.
-    let served = u64::try_from(served.len()).unwrap();
-    assert_eq!(apps.map(App::requests).iter().sum::<u64>(), served);
-    let [first, second, _] = apps.map(|app| app.stats().in_flight_max);
-    assert!(first + second <= 100, "{first} and {second} at once");
 }
+
+/// 100 at once, and 50 more that wait where only connections are bounded.
+fn what_is_over_the_limits_is_refused(bed: &Bed, apps: [App; 3]) {
+    const SERVED: usize = 100;
+    const REFUSED: usize = 60;
+    for service in ["limited", "waiting"] {
+        let address = bed.outbound(service);
+        for app in apps {
+            app.fault(r#"{"mode":"hang"}"#);
+            app.reset();
+        }
+        let (tell, replies) = mpsc::channel();
+        for _ in 0..SERVED + REFUSED {
+            let tell = tell.clone();
+            thread::spawn(move || tell.send(call(address, "GET", PATH, &[])));
+        }
+        let mut reasons = Vec::new();
+        for _ in 0..REFUSED {
+            // Nothing is answered before it is told to: these are refusals.
+            let reply = replies.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(reply.status, 503, "{service}");
+            reasons.push(reply.reason().to_owned());
+        }
+        let count = |reason: &str| {
+            let of = reasons.iter().filter(|each| each.starts_with(reason));
+            of.count()
+        };
+        if service == "limited" {
+            assert_eq!(count("requests-full"), REFUSED, "{reasons:?}");
+        } else {
+            // The first 50 wait until their time is over; those who come later only if there is
+            // room again by then.
+            assert_eq!(count("pending-full") + count("pending-timeout"), REFUSED);
+            assert!(count("pending-timeout") >= 50, "{reasons:?}");
+        }
+        eventually("all others have reached an application", || {
+            apps.iter().map(|app| app.requests()).sum::<u64>() == 100
+        });
+        for app in apps {
+            app.fault(r#"{"mode":"ok"}"#);
+        }
+        for _ in 0..SERVED {
+            let reply = replies.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(reply.status, 200, "{service}: {}", reply.reason());
+        }
+        // What was refused never reached an application.
+        let served = apps.map(|app| app.requests());
+        assert_eq!(served.iter().sum::<u64>(), 100, "{service}: {served:?}");
+    }
+}
+
+/// Those of the example; `REQUESTS` bounds requests beside connections.
+const LIMITS: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: HOST, namespace: shop}
+spec:
+  host: HOST
+  trafficPolicy:
+    loadBalancer: {simple: ROUND_ROBIN}
+    connectionPool:
+      tcp: {maxConnections: 100}
+      http: {http1MaxPendingRequests: 50, REQUESTSmaxRequestsPerConnection: 2}
+";
 
 const QUICK: &str = "
 apiVersion: networking.istio.io/v1
@@ -138,5 +211,5 @@ spec:
   host: quick
   trafficPolicy:
     loadBalancer: {simple: ROUND_ROBIN}
-    outlierDetection: {consecutive5xxErrors: 5, interval: 500ms, baseEjectionTime: 1s, maxEjectionPercent: 50}
+    outlierDetection: {consecutive5xxErrors: 5, interval: 500ms, baseEjectionTime: 4s, maxEjectionPercent: 50}
 ";

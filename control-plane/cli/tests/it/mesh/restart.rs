@@ -1,20 +1,24 @@
 //! A control plane that is killed and started again under load, and a sidecar that is, without it.
-//! `up` ends with its control plane, so here it runs beside sidecars that the test starts itself.
+//! `up` ends with its control plane, so here it runs in a process of its own, beside sidecars that
+//! the test starts itself.
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    env, fs,
+    io::Read,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use outrigger_compiler::Membership;
 use outrigger_controller::{
-    controller::{Controller, Options, Root, Running},
+    controller::{Controller, Options, Root},
     source::Directory,
 };
 use outrigger_model::{MeshSettings, SpiffeId, TrustDomain, WorkloadName};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -31,6 +35,14 @@ const PATH: &str = "/api/v1/products";
 const MESHED: u16 = 20_001;
 const PLAIN: u16 = 20_002;
 const LEAF_LIFETIME: Duration = Duration::from_secs(6);
+/// Tells the process that is a control plane what it is to be one for.
+const CONTROL_PLANE: &str = "OUTRIGGER_TEST_CONTROL_PLANE";
+/// Its workloads and their service accounts.
+const WORKLOADS: [(&str, &str); 3] = [
+    ("products-v1", "products"),
+    ("products-v2", "products"),
+    ("client", "client"),
+];
 
 #[test]
 fn a_control_plane_is_killed_and_started_again_under_load() {
@@ -44,7 +56,7 @@ fn a_control_plane_is_killed_and_started_again_under_load() {
     });
     let client = bed.workload("client", "client", "v1", None, &[]);
     let mut control_plane = ControlPlane::start(&bed, SocketAddr::from(([127, 0, 0, 1], 0)));
-    let address = control_plane.running.address();
+    let address = control_plane.facts.address;
 
     let mut processes = Processes(Vec::new());
     for (app, version) in apps.iter().zip(["v1", "v2"]) {
@@ -94,7 +106,7 @@ fn a_sidecar_is_killed_and_started_again_without_a_control_plane() {
         processes.start(&shop.map(PathBuf::from));
     }
     let mut control_plane = ControlPlane::start(&bed, SocketAddr::from(([127, 0, 0, 1], 0)));
-    let address = control_plane.running.address();
+    let address = control_plane.facts.address;
     processes.sidecar(&bed, &control_plane, "products-v1", app.sidecar, Some(app));
     let sidecar = processes.sidecar(&bed, &control_plane, "client", client, None);
     let status = |port| call(SocketAddr::from((client, port)), "GET", PATH, &[]).status;
@@ -160,39 +172,124 @@ spec:
     )
 }
 
-/// A control plane in a runtime of its own, which can be taken away at once.
+/// What a control plane is to work on.
+#[derive(Serialize, Deserialize)]
+struct Task {
+    folder: PathBuf,
+    state: PathBuf,
+    listen: SocketAddr,
+}
+
+/// What it says of itself, in a file of its state folder.
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    address: SocketAddr,
+    identity: String,
+    root: String,
+    tokens: BTreeMap<String, String>,
+}
+
+impl Facts {
+    fn path(state: &Path) -> PathBuf {
+        state.join("facts.json")
+    }
+}
+
+/// A control plane in a process of its own: this program, told to run one test. Killed when dropped.
 struct ControlPlane {
-    running: Running,
-    runtime: Runtime,
+    process: Child,
+    facts: Facts,
 }
 
 impl ControlPlane {
     fn start(bed: &Bed, listen: SocketAddr) -> Self {
-        let runtime = Runtime::new().unwrap();
-        let running = runtime.block_on(async {
-            let (directory, first) = Directory::open(bed.folder(), None).unwrap();
-            let options = Options {
-                state_dir: bed.state().to_owned(),
-                root: Root::State,
-                listen,
-                metrics: None,
-                leaf_lifetime: LEAF_LIFETIME,
-                settings: MeshSettings::defaults(TrustDomain::parse("cluster.local").unwrap()),
-                membership: Membership::All,
-            };
-            Controller::start(options, directory, first)
-                .await
-                .unwrap()
-                .0
-        });
-        Self { running, runtime }
+        let task = Task {
+            folder: bed.folder().to_owned(),
+            state: bed.state().to_owned(),
+            listen,
+        };
+        let facts = Facts::path(&task.state);
+        // Of the one before. An error says that there was none.
+        fs::remove_file(&facts).ok();
+        let process = Command::new(env::current_exe().unwrap())
+            .args(["mesh::restart::a_control_plane_serves", "--exact"])
+            .env(CONTROL_PLANE, serde_json::to_string(&task).unwrap())
+            // It ends when this does, however that ends.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the control plane serves", || facts.exists());
+        let facts = serde_json::from_slice(&fs::read(facts).unwrap()).unwrap();
+        Self { process, facts }
     }
 
-    /// Nobody is told: tasks and connections are gone.
-    fn kill(self) {
-        self.runtime.shutdown_timeout(Duration::from_secs(5));
-        drop(self.running);
+    /// Nobody is told: the kernel takes the process away.
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
     }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        // An error says that it has ended.
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// As a process of its own: a control plane, until it is killed or its parent ends. As any test: one
+/// on an empty folder, which starts and takes connections.
+#[test]
+fn a_control_plane_serves() {
+    let own = tempfile::tempdir().unwrap();
+    let task = match env::var(CONTROL_PLANE) {
+        Ok(task) => serde_json::from_str(&task).unwrap(),
+        Err(_) => Task {
+            folder: own.path().to_owned(),
+            state: own.path().join("state"),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        },
+    };
+    let runtime = Runtime::new().unwrap();
+    let (running, _) = runtime.block_on(async {
+        let (directory, first) = Directory::open(&task.folder, None).unwrap();
+        let options = Options {
+            state_dir: task.state.clone(),
+            root: Root::State,
+            listen: task.listen,
+            metrics: None,
+            leaf_lifetime: LEAF_LIFETIME,
+            settings: MeshSettings::defaults(TrustDomain::parse("cluster.local").unwrap()),
+            membership: Membership::All,
+        };
+        Controller::start(options, directory, first).await.unwrap()
+    });
+    let token = |(name, account): (&str, &str)| {
+        let identity: SpiffeId = format!("spiffe://cluster.local/ns/shop/sa/{account}")
+            .parse()
+            .unwrap();
+        let workload: WorkloadName = format!("shop/{name}").parse().unwrap();
+        let token = running.mint_token(&identity, &workload).unwrap();
+        (name.to_owned(), token.expose().to_owned())
+    };
+    let facts = Facts {
+        address: running.address(),
+        identity: running.identity().to_string(),
+        root: running.root_pem(),
+        tokens: WORKLOADS.map(token).into(),
+    };
+    assert!(std::net::TcpStream::connect(facts.address).is_ok());
+    let path = Facts::path(&task.state);
+    let beside = path.with_extension("new");
+    write(&beside, &serde_json::to_string(&facts).unwrap());
+    fs::rename(beside, path).unwrap();
+    if env::var(CONTROL_PLANE).is_ok() {
+        // Its end is that of who started this.
+        std::io::stdin().read_to_end(&mut Vec::new()).ok();
+    }
+    runtime.block_on(running.shutdown());
 }
 
 /// With how each was started. Ended when dropped.
@@ -231,15 +328,10 @@ impl Processes {
         app: Option<App>,
     ) -> usize {
         let account = if app.is_some() { "products" } else { "client" };
-        let identity: SpiffeId = format!("spiffe://cluster.local/ns/shop/sa/{account}")
-            .parse()
-            .unwrap();
-        let workload: WorkloadName = format!("shop/{name}").parse().unwrap();
-        let running = &control_plane.running;
-        let token = running.mint_token(&identity, &workload).unwrap();
+        let facts = &control_plane.facts;
         let file = |ending: &str| bed.state().join(format!("{name}.{ending}"));
-        write(&file("token"), token.expose());
-        write(&file("root"), &running.root_pem());
+        write(&file("token"), &facts.tokens[name]);
+        write(&file("root"), &facts.root);
         let inbound = app.map(|app| {
             let application = SocketAddr::from((Ipv4Addr::LOCALHOST, app.port));
             json!({"listen": SocketAddr::from((address, app.port)), "port": app.port, "application": application})
@@ -253,11 +345,11 @@ impl Processes {
         });
         fs::create_dir_all(file("state")).unwrap();
         let bootstrap = json!({
-            "workload": workload.to_string(),
+            "workload": format!("shop/{name}"),
             "service_account": account,
             "trust_domain": "cluster.local",
-            "control_plane": running.address(),
-            "control_plane_identity": running.identity().to_string(),
+            "control_plane": facts.address,
+            "control_plane_identity": facts.identity,
             "root_file": file("root"),
             "token_file": file("token"),
             "admin": SocketAddr::from((address, 15_020)),

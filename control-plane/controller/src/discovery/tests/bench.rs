@@ -134,7 +134,7 @@ impl Bench {
         self.handle.publish(Update {
             upserts: upserts.into_iter().map(everywhere).collect(),
             removals: removals.to_vec(),
-            resolve: None,
+            ..Update::default()
         })
     }
 

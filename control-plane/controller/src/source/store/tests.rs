@@ -101,6 +101,24 @@ fn edits_are_differences() {
 }
 
 #[test]
+fn what_cannot_be_read_keeps_what_it_held() {
+    let mut folder = Folder::new();
+    for (number, path) in ["a.yaml", "sub/b.yaml", "sub/c/d.yaml"].iter().enumerate() {
+        folder.write(path, &service(&format!("orders-{number}"), 80));
+    }
+    let scan = |unreadable: &[&str]| Scan {
+        files: [("a.yaml".into(), folder.files["a.yaml"].clone())].into(),
+        unreadable: unreadable.iter().map(|path| (*path).into()).collect(),
+        ..Scan::default()
+    };
+    let (hidden, gone) = (scan(&["sub"]), scan(&[]));
+    let seen = Seen::of(folder.store.update(hidden, None));
+    assert_eq!((seen.changes.len(), seen.in_force), (0, 3));
+    let seen = Seen::of(folder.store.update(gone, None));
+    assert_eq!(seen.changes, ["-orders-1", "-orders-2"]);
+}
+
+#[test]
 fn a_broken_file_keeps_what_it_held() {
     let mut folder = Folder::new();
     folder
@@ -131,7 +149,7 @@ fn of_duplicates_the_first_by_path_is_in_force() {
     let seen = folder.write("a.yaml", &service("orders", 81));
     seen.check(
         &["orders: spec.ports[0].port 80 → 81"],
-        &["b.yaml:1:1: error: Service/shop/orders: Service/shop/orders is also in a.yaml:1:1"],
+        &["b.yaml:1:1: error: Service/shop/orders: it is also in a.yaml:1:1"],
         1,
     );
     folder
