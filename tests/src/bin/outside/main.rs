@@ -1,7 +1,10 @@
-//! Outside suites through a pair of sidecars: h2spec (HTTP/2 conformance) and gRPC interop.
+//! Outside suites on real meshes: h2spec (HTTP/2 conformance) and gRPC interop through a pair of
+//! sidecars, Prometheus and an OpenTelemetry Collector on what a mesh tells of itself.
 //!
-//! `outside OUTRIGGER SUITES_FOLDER`: both must pass whole. The suites install themselves; what
-//! is missing fails.
+//! `outside OUTRIGGER SUITES_FOLDER [protocols|observed]`: all must pass whole; a third argument
+//! picks one half. The suites install themselves; what is missing fails.
+
+mod observed;
 
 use std::{
     fs, io,
@@ -17,11 +20,24 @@ use outrigger_tests::{Mesh, free_port};
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(binary), Some(suites)) = (arguments.next(), arguments.next()) else {
-        bail!("usage: outside OUTRIGGER SUITES_FOLDER");
+        bail!("usage: outside OUTRIGGER SUITES_FOLDER [protocols|observed]");
     };
     let binary = binary
         .canonicalize()
         .with_context(|| format!("no {}", binary.display()))?;
+    match arguments.next().as_deref().and_then(Path::to_str) {
+        None => {
+            protocols(&binary, &suites)?;
+            observed::check(&binary, &suites)
+        }
+        Some("protocols") => protocols(&binary, &suites),
+        Some("observed") => observed::check(&binary, &suites),
+        Some(other) => bail!("no half of the suites is called {other}"),
+    }
+}
+
+/// What the sidecars carry.
+fn protocols(binary: &Path, suites: &Path) -> anyhow::Result<()> {
     let web = free_port()?;
     let grpc = free_port()?;
     let folder = tempfile::tempdir()?;
@@ -29,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     // Not where the user's own mesh keeps its keys.
     let state = tempfile::tempdir()?;
     let state_dir = state.path().to_str().context("a path that is text")?;
-    let mesh = Mesh::start(&binary, folder.path(), &["--state-dir", state_dir])?;
+    let mesh = Mesh::start(binary, folder.path(), &["--state-dir", state_dir])?;
     let client = mesh.workload("client")?;
     let address = |host: &str| {
         let found = client.outbound.get(host);
