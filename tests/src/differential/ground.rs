@@ -46,19 +46,22 @@ pub(super) fn prepare() -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let installed = Command::new("apt-get")
-        .args(["install", "-y", "-q", "--no-install-recommends"])
-        .args(&missing)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .output()
-        .context("apt-get is needed to install what is missing")?;
-    ensure!(
-        installed.status.success(),
-        "cannot install {missing:?}: {}",
-        String::from_utf8_lossy(&installed.stderr)
-    );
+    apt_get(&["update", "-q"])?;
+    let install = ["install", "-y", "-q", "--no-install-recommends"];
+    apt_get(&[&install[..], &missing[..]].concat())?;
     for (name, _) in PROGRAMS {
         program(name)?;
     }
+    Ok(())
+}
+
+fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
+    let done = Command::new("apt-get")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .output()
+        .context("apt-get is needed to install what is missing")?;
+    let errors = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "apt-get {arguments:?}: {errors}");
     Ok(())
 }

@@ -40,6 +40,9 @@ func serve(w http.ResponseWriter, r *http.Request) {
 	}
 	say(line)
 	w.Header().Set("x-seen-tag", r.Header.Get("X-Tag"))
+	if !seen.Complete {
+		w.WriteHeader(http.StatusBadRequest)
+	}
 	w.Write(line)
 }
 

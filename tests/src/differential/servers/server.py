@@ -28,6 +28,7 @@ def application(environ, start_response):
     sys.stdout.flush()
     payload = line.encode()
     start_response(
-        "200 OK", [("x-seen-tag", tag or ""), ("content-length", str(len(payload)))]
+        "200 OK" if complete else "400 Bad Request",
+        [("x-seen-tag", tag or ""), ("content-length", str(len(payload)))],
     )
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [payload]
