@@ -7,6 +7,9 @@
 //!
 //! Absent on purpose: anything about processes. Who starts sidecars asks [`Running::mint_token`]
 //! and [`Running::root_pem`] for what they need.
+//!
+//! Longer than most, because starting, what is running, and every way in which either fails belong to
+//! one life.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

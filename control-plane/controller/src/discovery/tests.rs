@@ -508,7 +508,9 @@ async fn what_belongs_to_kept_endpoints_is_kept_with_them() {
     bench.publish_aliases(&[("other:80", "shop/other:80")]);
     let mut sidecar = bench.sidecar("shop/web").await;
     sidecar.subscribe(DESTINATION, &["orders:80"]).await;
-    let response = sidecar.expect(DESTINATION, &["+shop/orders:80"]).await;
+    let response = sidecar
+        .expect(DESTINATION, &["+shop/orders:80 =orders:80"])
+        .await;
     assert_eq!(response.decoded(), orders(4));
 
     let written = bench.handle.publish(Update {
