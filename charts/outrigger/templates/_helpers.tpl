@@ -21,8 +21,3 @@ app.kubernetes.io/component: control-plane
 {{- $name := printf "%s:%s" .name (.root.Values.image.tag | default .root.Chart.AppVersion) -}}
 {{- if $prefix }}{{ printf "%s/%s" $prefix $name }}{{ else }}{{ $name }}{{ end -}}
 {{- end }}
-
-{{/* The identity that the control plane proves to sidecars. */}}
-{{- define "outrigger.identity" -}}
-spiffe://{{ .Values.trustDomain }}/ns/{{ .Release.Namespace }}/sa/outrigger
-{{- end }}
