@@ -3,7 +3,7 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use outrigger_model::{Hostname, Namespace, Ratio, ServiceAccount, TrustDomain};
+use outrigger_model::{Ratio, TrustDomain};
 use outrigger_proxy::telemetry::logging::Level;
 
 /// A service mesh: control plane, local mesh, operator's tool.
@@ -23,7 +23,16 @@ pub(crate) enum Command {
     /// Run the example shop in a mesh on this machine, under load, and show live what happens
     Demo(crate::demo::Arguments),
     /// Run the control plane of a cluster: watch its objects, issue certificates, configure sidecars
-    ControlPlane(Box<ControlPlane>),
+    #[cfg(feature = "kubernetes")]
+    ControlPlane(Box<crate::command::control_plane::Arguments>),
+    /// Run the control plane of a cluster (not in this build: it says how to get one)
+    #[cfg(not(feature = "kubernetes"))]
+    #[command(disable_help_flag = true)]
+    ControlPlane {
+        /// Whatever was asked of it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run one sidecar
     #[command(hide = true)]
     Proxy {
@@ -65,60 +74,6 @@ pub(crate) struct Up {
     pub(crate) report: Report,
     #[command(flatten)]
     pub(crate) mesh: Mesh,
-}
-
-/// `outrigger control-plane`.
-#[derive(Debug, Args)]
-pub(crate) struct ControlPlane {
-    /// Namespace of the control plane: of its Secret, its Lease, its identity, and of policies for
-    /// the whole mesh
-    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", value_parser = Namespace::parse, default_value = "outrigger-system")]
-    pub(crate) namespace: Namespace,
-    /// Service account of the control plane: with the namespace its identity
-    #[arg(long, value_name = "NAME", env = "POD_SERVICE_ACCOUNT", value_parser = ServiceAccount::parse, default_value = "outrigger")]
-    pub(crate) service_account: ServiceAccount,
-    /// Name of this replica, which no other has [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "POD_NAME")]
-    pub(crate) replica: Option<String>,
-    /// Serve sidecars here: certificates and configuration
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15012")]
-    pub(crate) listen: SocketAddr,
-    /// Serve metrics and health here: /metrics, /live, /ready
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15014")]
-    pub(crate) metrics: SocketAddr,
-    /// Serve webhooks here, to the API server
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15017")]
-    pub(crate) webhook_listen: SocketAddr,
-    /// Trust domain of identities
-    #[arg(long, value_name = "NAME", value_parser = TrustDomain::parse, default_value = "cluster.local")]
-    pub(crate) trust_domain: TrustDomain,
-    /// Domain of the cluster's DNS names
-    #[arg(long, value_name = "NAME", value_parser = Hostname::parse, default_value = "cluster.local")]
-    pub(crate) cluster_domain: Hostname,
-    /// Life of workload certificates, at most 24h
-    #[arg(long, value_name = "TIME", value_parser = leaf_lifetime, default_value = "24h")]
-    pub(crate) leaf_lifetime: Duration,
-    /// Kubeconfig to reach the cluster with [default: as in a pod, else $KUBECONFIG, ~/.kube/config]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig
-    #[arg(long, value_name = "NAME")]
-    pub(crate) context: Option<String>,
-    /// Have sidecars send traces to this OTLP receiver (gRPC), as in http://collector.tracing:4317
-    #[arg(long, value_name = "URL", value_parser = otlp_endpoint)]
-    pub(crate) otlp_endpoint: Option<String>,
-    /// Share of traces that are recorded, 0 to 1
-    #[arg(long, value_name = "SHARE", value_parser = share, default_value = "0.01")]
-    pub(crate) trace_sampling: Ratio,
-    /// Which requests sidecars log
-    #[arg(long, value_enum, default_value_t = AccessLog::Failures)]
-    pub(crate) access_log: AccessLog,
-    /// How long work in flight may take to end when a sidecar stops
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
-    pub(crate) drain_time: Duration,
-    /// What is logged, on stderr: off, error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL", env = "OUTRIGGER_LOG", value_parser = level, default_value = "info")]
-    pub(crate) log: String,
 }
 
 /// How a local mesh runs.
@@ -194,7 +149,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write a time above zero as in 500ms, 30s, 1m30s or 2h".to_owned())
 }
 
-fn leaf_lifetime(text: &str) -> Result<Duration, String> {
+pub(crate) fn leaf_lifetime(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
     if duration < Duration::from_secs(1) || duration > outrigger_ca::LEAF_TTL_MAX {
         return Err("a certificate lives for 1s to 24h".to_owned());
@@ -202,7 +157,7 @@ fn leaf_lifetime(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-fn share(text: &str) -> Result<Ratio, String> {
+pub(crate) fn share(text: &str) -> Result<Ratio, String> {
     let share: Option<f64> = text.parse().ok();
     share
         .filter(|share| (0.0..=1.0).contains(share))
@@ -211,7 +166,7 @@ fn share(text: &str) -> Result<Ratio, String> {
         .ok_or_else(|| "write a share from 0 to 1, as in 0.1".to_owned())
 }
 
-fn otlp_endpoint(text: &str) -> Result<String, String> {
+pub(crate) fn otlp_endpoint(text: &str) -> Result<String, String> {
     let uri: Option<http::Uri> = text.parse().ok();
     uri.filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some())
         .map(|_| text.to_owned())

@@ -1,4 +1,5 @@
 //! What each subcommand does.
 
+#[cfg(feature = "kubernetes")]
 pub(crate) mod control_plane;
 pub(crate) mod up;

@@ -37,6 +37,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             init_log(&arguments.mesh.log)?;
             runtime()?.block_on(command::up::run(*arguments))
         }
+        #[cfg(not(feature = "kubernetes"))]
+        Command::ControlPlane { .. } => {
+            complain(
+                "this build has no client for clusters; the images have it, and \
+                 `cargo build --release --features outrigger/kubernetes --bin outrigger`",
+            );
+            Ok(ExitCode::from(2))
+        }
+        #[cfg(feature = "kubernetes")]
         Command::ControlPlane(arguments) => {
             init_log(&arguments.log)?;
             runtime()?.block_on(command::control_plane::run(*arguments))

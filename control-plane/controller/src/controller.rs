@@ -38,6 +38,7 @@ use crate::{
 };
 
 mod event;
+#[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 mod monitor;
 mod owner;

@@ -26,11 +26,13 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 use crate::transport::PeerInfo;
 use rate::AskRate;
 
+#[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod metrics;
 mod rate;
 mod review;
 
+#[cfg(feature = "kubernetes")]
 pub use kubernetes::TokenReviews;
 pub use metrics::IdentityMetrics;
 pub use review::{LocalTokens, ReviewError, TokenReviewer};

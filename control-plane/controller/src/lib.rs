@@ -8,6 +8,7 @@
 //! - [`injector`]: sidecars into pods.
 //! - [`controller`]: all of it, assembled.
 
+#[cfg(feature = "kubernetes")]
 pub mod cluster;
 pub mod controller;
 pub mod discovery;

@@ -17,6 +17,7 @@
 
 mod difference;
 mod folder;
+#[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod manifest;
 mod store;
@@ -38,6 +39,7 @@ use tokio::{
 
 pub use difference::{FIELDS_MAX, FieldChange};
 pub use folder::{DEPTH_MAX, FILE_BYTES_MAX, FILES_MAX};
+#[cfg(feature = "kubernetes")]
 pub use kubernetes::{Cluster, KnownPod, Kubernetes};
 pub use store::{Change, Manifest, Transform, Update};
 
@@ -91,6 +93,7 @@ pub enum Source {
     /// A folder of manifests.
     Directory(Box<Directory>),
     /// A cluster.
+    #[cfg(feature = "kubernetes")]
     Kubernetes(Box<Kubernetes>),
 }
 
@@ -99,6 +102,7 @@ impl Source {
     pub async fn watch(&mut self) -> Update {
         match self {
             Self::Directory(directory) => directory.watch().await,
+            #[cfg(feature = "kubernetes")]
             Self::Kubernetes(cluster) => cluster.watch().await,
         }
     }
