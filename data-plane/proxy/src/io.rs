@@ -5,9 +5,11 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -100,6 +102,23 @@ impl Io {
 }
 
 impl Io {
+    /// Makes the close that follows a break, so that the peer does not take what it has for the
+    /// whole: a reset on plain text. TLS says it by ending without `close_notify`, and what was
+    /// sent before still arrives.
+    pub(crate) fn cut(&self) {
+        match self {
+            Self::Plain(socket) => {
+                if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+                    tracing::debug!(%error, "connection closed without a reset");
+                }
+            }
+            Self::Client(_) | Self::Server(_) => {}
+            Self::Replayed(replayed) => replayed.inner.cut(),
+            #[cfg(test)]
+            Self::Memory(_) => {}
+        }
+    }
+
     /// Whether the other end is a sidecar that connected to us. Sidecars never close half of a
     /// connection that carries HTTP, so the end of what they send is the end.
     #[must_use]

@@ -155,11 +155,11 @@ impl Reason {
         ),
         (
             Self::UpstreamResetInResponse,
-            "the endpoint broke off inside its answer: what the client has is not whole",
+            "the endpoint broke off inside its answer or an opaque connection: what the client has is not whole",
         ),
         (
             Self::StreamIdle,
-            "nothing moved for 5 min inside an answer, which was broken off",
+            "nothing moved for 5 min inside an answer, or for 1 h on an opaque connection, which was broken off",
         ),
         (Self::UpstreamProtocol, "the endpoint's answer breaks HTTP"),
         (

@@ -3,7 +3,8 @@
 //! Sketch: one 64 KiB buffer a thread serves every relay; a connection holds bytes of its own only
 //! while the other side does not take them (then at most one buffer full), so an idle connection
 //! holds none. Each direction ends on its own: an end of stream is passed on as a shutdown, and the
-//! relay ends when both have.
+//! relay ends when both have. A side that breaks off ends both at once: what the other has is not
+//! whole, and whoever owns the connections tells it so ([`Io::cut`](crate::io::Io::cut)).
 
 use std::{
     cell::{Cell, RefCell},
@@ -47,8 +48,10 @@ pub enum RelayEnd {
     Complete,
     /// No byte for the idle time.
     Idle,
-    /// A side broke off.
-    Failed(io::Error),
+    /// The client broke off, or takes no more.
+    Client(io::Error),
+    /// The upstream broke off, or takes no more.
+    Upstream(io::Error),
 }
 
 /// Bytes that a relay has moved so far, for who asks before its end.
@@ -81,8 +84,13 @@ where
         moved.sent.set(before.0 + out.moved);
         moved.received.set(before.1 + back.moved);
         match (first, second) {
-            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
-                return Poll::Ready(RelayEnd::Failed(error));
+            (Poll::Ready(Err(Broken::Source(error))), _)
+            | (_, Poll::Ready(Err(Broken::Sink(error)))) => {
+                return Poll::Ready(RelayEnd::Client(error));
+            }
+            (Poll::Ready(Err(Broken::Sink(error))), _)
+            | (_, Poll::Ready(Err(Broken::Source(error)))) => {
+                return Poll::Ready(RelayEnd::Upstream(error));
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(RelayEnd::Complete),
             (Poll::Pending, _) | (_, Poll::Pending) => {}
@@ -109,6 +117,12 @@ fn poll_idle(
     timer.poll(cx).map(|()| RelayEnd::Idle)
 }
 
+/// Which side of a direction failed.
+enum Broken {
+    Source(io::Error),
+    Sink(io::Error),
+}
+
 /// One direction's state.
 #[derive(Debug, Default)]
 struct Direction {
@@ -132,17 +146,22 @@ enum Stage {
 }
 
 impl Direction {
-    fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+    ) -> Poll<Result<(), Broken>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         for _ in 0..ROUNDS_MAX {
-            ready!(self.poll_write_held(cx, to))?;
+            ready!(self.poll_write_held(cx, to)).map_err(Broken::Sink)?;
             match self.stage {
                 Stage::Closed => return Poll::Ready(Ok(())),
                 Stage::Closing => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Broken::Sink)?;
                     self.stage = Stage::Closed;
                     return Poll::Ready(Ok(()));
                 }
@@ -150,7 +169,7 @@ impl Direction {
                     Poll::Ready(result) => result?,
                     Poll::Pending => {
                         // Nothing more to read: what TLS still buffers must leave now.
-                        ready!(self.poll_flush(cx, to))?;
+                        ready!(self.poll_flush(cx, to)).map_err(Broken::Sink)?;
                         return Poll::Pending;
                     }
                 },
@@ -167,22 +186,28 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-    ) -> Poll<io::Result<()>>
+    ) -> Poll<Result<(), Broken>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         BUFFER.with_borrow_mut(|buffer| {
             let mut read = ReadBuf::new(buffer);
-            ready!(Pin::new(from).poll_read(cx, &mut read))?;
+            ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(Broken::Source)?;
             let mut rest = read.filled();
             if rest.is_empty() {
                 self.stage = Stage::Closing;
             }
             self.moved += u64::try_from(rest.len()).unwrap_or(u64::MAX);
             while !rest.is_empty() {
-                match Pin::new(&mut *to).poll_write(cx, rest)? {
-                    Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                match Pin::new(&mut *to)
+                    .poll_write(cx, rest)
+                    .map_err(Broken::Sink)?
+                {
+                    Poll::Ready(0) => {
+                        let full = io::ErrorKind::WriteZero.into();
+                        return Poll::Ready(Err(Broken::Sink(full)));
+                    }
                     Poll::Ready(written) => {
                         self.dirty = true;
                         rest = rest.get(written..).unwrap_or_default();

@@ -3,9 +3,12 @@
 //! A connection is tried on up to three endpoints while nothing has been sent; after that it is
 //! the application's protocol that knows what may be repeated, so nothing is.
 //!
+//! A connection that did not come to its end on both sides is broken off on both: a reset stays a
+//! reset, because an opaque protocol may know the end of a transfer by nothing else.
+//!
 //! Longer than most, because both sides share the relay and the rule that what is cut is recorded.
 
-use std::{future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use outrigger_model::{Backend, Origin, Peer, Port, SpiffeId};
@@ -22,7 +25,7 @@ use crate::{
     io::Io,
     reason::{Reason, Refusal},
     snapshot::Service,
-    tcp::{Moved, RelayEnd, Relayed, relay},
+    tcp::{Moved, RelayEnd, relay},
     telemetry::{Carried, Direction, RequestRecord, RetryCause, Security, Series, SeriesKey},
     tls::Alpn,
     upstream::{Connection, Endpoint},
@@ -50,9 +53,16 @@ pub(crate) struct Opened {
     /// Open until it is certain that the connection carries something: one that was only made
     /// while the protocol was being found out says nothing about the endpoint.
     account: Option<Account>,
-    /// What the server said before the client did.
-    ahead: BytesMut,
+    ahead: Ahead,
     tries: u32,
+}
+
+/// What a server said before the client did.
+#[derive(Debug, Default)]
+struct Ahead {
+    said: BytesMut,
+    /// It broke off after that. The socket tells so only once.
+    broken: Option<io::Error>,
 }
 
 /// Opens a connection to one of the service's TCP backends. Cancel safe: yes.
@@ -94,7 +104,7 @@ pub(crate) async fn open(
                     origin: Some(rule.origin.clone()),
                     series: Rc::clone(&cluster.series),
                     account: Some(account),
-                    ahead: BytesMut::new(),
+                    ahead: Ahead::default(),
                     tries: u32::try_from(tried.len()).unwrap_or(u32::MAX),
                 });
             }
@@ -157,14 +167,14 @@ pub(crate) async fn speaks(opened: &mut Option<Result<Opened, Refusal>>) {
 }
 
 /// Completes with the first bytes that a server says, or its end. Cancel safe: yes.
-async fn read_ahead(connection: &mut Connection, ahead: &mut BytesMut) {
+async fn read_ahead(connection: &mut Connection, ahead: &mut Ahead) {
     let mut buffer = [0_u8; AHEAD_BYTES];
     let mut read = ReadBuf::new(&mut buffer);
     let io = &mut connection.io;
     if let Err(error) = poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut read)).await {
-        tracing::debug!(%error, "the server broke off before anybody spoke");
+        ahead.broken = Some(error);
     }
-    ahead.extend_from_slice(read.filled());
+    ahead.said.extend_from_slice(read.filled());
 }
 
 /// Opens a connection to a captured address that no service has. Cancel safe: yes.
@@ -182,7 +192,7 @@ pub(crate) async fn open_outside(
         origin: None,
         series: worker.series(&SeriesKey::Passthrough),
         account: None,
-        ahead: BytesMut::new(),
+        ahead: Ahead::default(),
         tries: 1,
     })
 }
@@ -236,12 +246,15 @@ async fn run_to_end(
                 account.close(AttemptOutcome::Response { status: 200 });
             }
             opened.series.tcp_opened(security(&opened.endpoint).1);
-            let ahead = opened.ahead.split();
+            let ahead = std::mem::take(&mut opened.ahead);
             let opened = carried.opened.insert(opened);
-            run(&mut client, &mut opened.connection, ahead, &carried.moved).await;
+            let io = &mut opened.connection.io;
+            let end = run(&mut client, io, ahead, &carried.moved).await;
+            carried.refusal = cause(end);
         }
         // Opaque bytes have no answer to give; the reason is in log and metric.
         Err(refusal) => {
+            client.cut();
             drop(client);
             carried.refusal = Some(refusal);
         }
@@ -249,24 +262,59 @@ async fn run_to_end(
     carried.account();
 }
 
+/// Both sides of a connection, broken off together unless they came to their end, also when the
+/// task is dropped.
+struct Sides<'a> {
+    client: &'a mut Io,
+    server: &'a mut Io,
+    whole: bool,
+}
+
+impl Drop for Sides<'_> {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.client.cut();
+            self.server.cut();
+        }
+    }
+}
+
 /// Relays to the end, beginning with what the server said ahead.
-async fn run(client: &mut Io, server: &mut Connection, ahead: BytesMut, moved: &Moved) -> Relayed {
-    if !ahead.is_empty() {
+async fn run(client: &mut Io, server: &mut Io, ahead: Ahead, moved: &Moved) -> RelayEnd {
+    let mut sides = Sides {
+        client,
+        server,
+        whole: false,
+    };
+    let Sides { client, server, .. } = &mut sides;
+    if !ahead.said.is_empty() {
         let written = async {
-            client.write_all(&ahead).await?;
+            client.write_all(&ahead.said).await?;
             client.flush().await
         };
         if let Err(error) = written.await {
-            return Relayed {
-                sent: 0,
-                received: 0,
-                end: RelayEnd::Failed(error),
-            };
+            return RelayEnd::Client(error);
         }
     }
-    let ahead = u64::try_from(ahead.len()).unwrap_or(u64::MAX);
-    moved.received.set(ahead);
-    relay(client, &mut server.io, IDLE_MAX, moved).await
+    let length = u64::try_from(ahead.said.len()).unwrap_or(u64::MAX);
+    moved.received.set(length);
+    if let Some(error) = ahead.broken {
+        return RelayEnd::Upstream(error);
+    }
+    let end = relay(*client, *server, IDLE_MAX, moved).await.end;
+    sides.whole = matches!(end, RelayEnd::Complete);
+    end
+}
+
+/// Why a connection that was relayed did not come to its end.
+fn cause(end: RelayEnd) -> Option<Refusal> {
+    let (reason, detail) = match end {
+        RelayEnd::Complete => return None,
+        RelayEnd::Idle => (Reason::StreamIdle, "no byte for an hour".to_owned()),
+        RelayEnd::Client(error) => (Reason::ClientGone, error.kind().to_string()),
+        RelayEnd::Upstream(error) => (Reason::UpstreamResetInResponse, error.kind().to_string()),
+    };
+    Some(Refusal::new(reason).detail(detail))
 }
 
 /// A connection under way: recorded once, also when it is cut off.
@@ -357,8 +405,7 @@ impl Carrying<'_> {
 pub(crate) struct Reached {
     address: SocketAddr,
     connection: Result<Connection, AttemptFailure>,
-    /// What it said before the client did.
-    ahead: BytesMut,
+    ahead: Ahead,
     begun: Instant,
 }
 
@@ -378,7 +425,7 @@ pub(crate) async fn reach(worker: &Worker, application: SocketAddr) -> Reached {
     Reached {
         address: application,
         connection,
-        ahead: BytesMut::new(),
+        ahead: Ahead::default(),
         begun,
     }
 }
@@ -431,9 +478,12 @@ pub(crate) async fn deliver(
     match opened {
         Ok(mut connection) => {
             delivered.series.tcp_opened(security);
-            run(&mut client, &mut connection, ahead, &delivered.moved).await;
+            let io = &mut connection.io;
+            let end = run(&mut client, io, ahead, &delivered.moved).await;
+            delivered.refusal = cause(end);
         }
         Err(failure) => {
+            client.cut();
             let detail = format!("application {application}: {}", failure.detail);
             let reason = match failure.kind {
                 Kind::Downstream(reason) => reason,

@@ -3,10 +3,10 @@
 use std::{
     cell::Cell,
     future::Future,
-    io,
+    io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -90,6 +90,21 @@ impl Issuer {
     }
 }
 
+/// Access log lines, for tests to read.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// One sidecar.
 pub(super) struct Side {
     pub(super) identity: SpiffeId,
@@ -98,6 +113,7 @@ pub(super) struct Side {
     pub(super) telemetry: Telemetry,
     /// What workers ask the control plane for.
     pub(super) demanded: mpsc::Receiver<Authority>,
+    lines: Lines,
     writer: SnapshotWriter,
     number: Cell<u64>,
     inbound: Option<Arc<InboundPolicy>>,
@@ -113,7 +129,8 @@ impl Side {
             workload: format!("shop/{name}").parse().unwrap(),
             spiffe: identity.clone(),
         };
-        let telemetry = Telemetry::new(own, IstioMetrics::Hidden, io::sink()).unwrap();
+        let lines = Lines::default();
+        let telemetry = Telemetry::new(own, IstioMetrics::Hidden, lines.clone()).unwrap();
         let inbound = Arc::new(InboundPolicy {
             name: format!("shop/{name}").parse().unwrap(),
             identity: identity.clone(),
@@ -146,6 +163,7 @@ impl Side {
             drain,
             telemetry,
             demanded,
+            lines,
             writer,
             number: Cell::new(0),
             inbound: Some(inbound),
@@ -200,6 +218,18 @@ impl Side {
         });
         self.inbound = Some(Arc::new(policy));
         self.publish(self.writer.present().services.clone());
+    }
+
+    /// Waits for a line of the access log (failures) that holds all of `texts`.
+    pub(super) async fn logged(&self, texts: &[&str]) -> String {
+        loop {
+            let log = String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap();
+            let has = |line: &&str| texts.iter().all(|text| line.contains(text));
+            if let Some(line) = log.lines().find(has) {
+                return line.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// The value of a metric on the page, summed over the label sets that hold all of `labels`.

@@ -1,11 +1,12 @@
 //! Opaque TCP: relayed whole, whoever speaks first, and ended side by side.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, io::ErrorKind, rc::Rc, time::Duration};
 
 use outrigger_model::Protocol;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
 };
 
 use super::{
@@ -35,6 +36,14 @@ async fn echo(mut stream: TcpStream) {
     if tokio::io::copy(&mut read, &mut write).await.is_ok() {
         let _gone = write.shutdown().await;
     }
+}
+
+/// What is read next ends in a reset, not in an end.
+async fn expect_reset(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let read = stream.read_to_end(&mut rest).await;
+    let kind = read.map_err(|error| error.kind());
+    assert_eq!(kind, Err(ErrorKind::ConnectionReset), "{rest:?}");
 }
 
 /// A byte that depends on its place.
@@ -194,5 +203,92 @@ fn connections_are_bounded_and_who_waits_in_vain_is_told_once() {
         let mut third = TcpStream::connect(outbound).await.unwrap();
         say(&mut third, "three\n").await;
         until(&mut third, "three\n").await;
+    });
+}
+
+/// An endpoint that breaks off must not look like one that is done.
+#[test]
+fn a_reset_by_the_server_reaches_the_client_as_one() {
+    run(async {
+        for protocol in [Protocol::Tcp, Protocol::Detect] {
+            let mesh = Mesh::new();
+            let app = wire::server(&mesh, async |mut stream| {
+                say(&mut stream, "half\n").await;
+                until(&mut stream, "go\n").await;
+                stream.set_zero_linger().unwrap();
+            })
+            .await;
+            let outbound = through(&mesh, app, protocol, |plan| plan).await;
+            let mut client = TcpStream::connect(outbound).await.unwrap();
+            until(&mut client, "half\n").await;
+            say(&mut client, "go\n").await;
+            expect_reset(&mut client).await;
+            for side in [&mesh.client, &mesh.server] {
+                let reason = r#""reason":"upstream-reset-in-response""#;
+                let line = side.logged(&[r#""protocol":"tcp""#, reason]).await;
+                assert!(line.contains(r#""response_bytes":5"#), "{line}");
+                let closed = [r#"reason="upstream-reset-in-response""#];
+                let count = side.metric("outrigger_tcp_connections_closed_total", &closed);
+                assert_eq!(count, 1);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_reset_by_the_client_reaches_the_server_as_one() {
+    run(async {
+        let mesh = Mesh::new();
+        let (seen, mut ends) = mpsc::channel(1);
+        let app = wire::server(&mesh, move |mut stream| {
+            let seen = seen.clone();
+            async move {
+                say(&mut stream, "ready\n").await;
+                until(&mut stream, "half").await;
+                expect_reset(&mut stream).await;
+                seen.send(()).await.unwrap();
+            }
+        })
+        .await;
+        let outbound = through(&mesh, app, Protocol::Tcp, |plan| plan).await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        until(&mut client, "ready\n").await;
+        say(&mut client, "half").await;
+        client.set_zero_linger().unwrap();
+        drop(client);
+        ends.recv().await.unwrap();
+        for side in [&mesh.client, &mesh.server] {
+            side.logged(&[r#""protocol":"tcp""#, r#""reason":"client-gone""#])
+                .await;
+            assert_eq!(side.metric("outrigger_refusals_total", &[]), 0);
+        }
+    });
+}
+
+/// What the drain cuts off is no end either.
+#[test]
+fn a_connection_that_is_cut_off_is_reset() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = wire::server(&mesh, echo).await;
+        let outbound = through(&mesh, app, Protocol::Tcp, |plan| plan).await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        say(&mut client, "one\n").await;
+        until(&mut client, "one\n").await;
+        mesh.client.drain.force();
+        expect_reset(&mut client).await;
+        mesh.client.logged(&[r#""reason":"draining""#]).await;
+    });
+}
+
+#[test]
+fn a_connection_that_no_endpoint_takes_is_reset() {
+    run(async {
+        let mesh = Mesh::new();
+        mesh.client
+            .knows(&[service("db:5432", Vec::new()).speaks(Protocol::Tcp)]);
+        let outbound = mesh.outbound("db:5432").await;
+        let mut client = TcpStream::connect(outbound).await.unwrap();
+        expect_reset(&mut client).await;
     });
 }

@@ -150,6 +150,9 @@ impl H1Exchange<'_> {
         };
         let moved = (&mut self.tunnelled, &mut self.passed);
         let end = tunnel::relay(&mut self.down, up, moved).await;
+        if end != DeliveryEnd::Complete {
+            up.connection.io.cut();
+        }
         self.up = None;
         self.afterwards = match end {
             DeliveryEnd::Complete => Afterwards::Close { unread: false },
