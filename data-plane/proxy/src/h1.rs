@@ -35,6 +35,7 @@ pub mod reject;
 pub mod request;
 pub mod response;
 pub mod scan;
+mod sentinel;
 pub mod server;
 #[cfg(test)]
 mod tests;

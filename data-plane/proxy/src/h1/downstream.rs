@@ -1,5 +1,6 @@
 //! The client's connection between and during requests: heads come in here, answers leave here.
 
+use super::sentinel::Sentinel;
 use super::watch::Watch;
 use super::wire::Wire;
 use super::{Leading, Reject, RequestHead, Scanner};
@@ -27,6 +28,10 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How long an answer of the mesh may take to leave.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// What is read ahead of a request in flight before it has its answer: beyond it, bytes wait in
+/// the kernel. One read more may come on top, so that DEF-03 is the bound.
+const AHEAD_BYTES: usize = 16 * 1024;
+
 /// The client's side.
 #[derive(Debug)]
 pub(super) struct Downstream {
@@ -35,6 +40,8 @@ pub(super) struct Downstream {
     pub(super) watch: Watch,
     /// The client closed its sending side.
     pub(super) ended: bool,
+    /// For the end of a client that sent further ahead than is read.
+    sentinel: Option<Sentinel>,
 }
 
 /// What came instead of, or as, the next request.
@@ -59,11 +66,13 @@ impl Downstream {
             wire: Wire::default(),
             watch: Watch::default(),
             ended: false,
+            sentinel: None,
         }
     }
 
     /// Waits for the next request head.
     pub(super) async fn next(&mut self, drain: &CancellationToken) -> Next {
+        self.sentinel = None;
         let mut scanner = Scanner::new(Leading::OneBlankLine);
         match self.scan(&mut scanner) {
             Ok(Some(head)) => return Next::Head(head),
@@ -121,23 +130,37 @@ impl Downstream {
         poll_fn(|cx| self.poll_read(cx)).await
     }
 
-    /// Notes whether the client closed its sending side, while nothing is expected from it. The first
-    /// bytes of a next request are kept; behind them nothing is looked for.
+    /// Notes whether the client closed its sending side, while nothing is expected from it. What it
+    /// sends ahead is kept up to a bound; behind that its end is looked for without reading.
     ///
     /// # Errors
     /// When the connection is broken.
     pub(super) fn look_for_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.ended || !self.wire.read.is_empty() {
-            return Ok(());
+        while !self.ended && self.wire.read.len() < AHEAD_BYTES {
+            // Asks for readiness first: a buffer is taken only where there is something to read.
+            if let Some(socket) = self.io.socket()
+                && self.wire.read.is_empty()
+                && socket.poll_read_ready(cx).is_pending()
+            {
+                return Ok(());
+            }
+            match self.wire.poll_fill(&mut self.io, cx) {
+                Poll::Ready(read) => self.ended = read? == 0,
+                Poll::Pending => return Ok(()),
+            }
         }
-        // Asks for readiness first: a buffer is taken only where there is something to read.
-        if let Some(socket) = self.io.socket()
-            && socket.poll_read_ready(cx).is_pending()
+        if !self.ended
+            && let Some(socket) = self.io.socket()
         {
-            return Ok(());
-        }
-        if let Poll::Ready(read) = self.wire.poll_fill(&mut self.io, cx) {
-            self.ended = read? == 0;
+            let sentinel = match self.sentinel.take() {
+                Some(sentinel) => sentinel,
+                None => Sentinel::new(socket)?,
+            };
+            let end = self.sentinel.insert(sentinel).poll_end(cx);
+            if let Poll::Ready(end) = end {
+                end?;
+                self.ended = true;
+            }
         }
         Ok(())
     }

@@ -344,6 +344,50 @@ async fn a_client_that_leaves_costs_the_upstream_connection() {
     assert!(seen[0].starts_with("client gone"), "{seen:?}");
 }
 
+/// Whatever it sent ahead, be it more than is read ahead: its request is given up at once.
+#[tokio::test]
+async fn a_client_that_resets_behind_bytes_sent_ahead_is_noticed() {
+    for ahead in [1, 20_000, 100_000] {
+        let rig = Rig::new(Habit::Once).await;
+        let (_, seen) = rig
+            .run_tcp(async |mut client, rig| {
+                let mut server = rig.accept_after(&mut client, GET).await;
+                server.expect(GET).await;
+                client.send("G".repeat(ahead)).await;
+                tokio::task::yield_now().await;
+                client.0.set_zero_linger().unwrap();
+                drop(client);
+                server.expect_end().await;
+            })
+            .await;
+        assert_eq!(seen, ["ClientGone", "client gone 0/0"], "{ahead}");
+    }
+}
+
+/// What is sent ahead is bounded, and none of it is lost.
+#[tokio::test]
+async fn requests_sent_ahead_beyond_the_bound_are_answered() {
+    let rig = Rig::new(Habit::Once).await;
+    let big = format!(
+        "GET /b HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n",
+        "x".repeat(60_000)
+    );
+    rig.run_tcp(async |mut client, rig| {
+        let mut server = rig.accept_after(&mut client, GET).await;
+        server.expect(GET).await;
+        client.send([big.as_str(), &big, GET].concat()).await;
+        for next in [big.as_str(), &big, GET] {
+            tokio::task::yield_now().await;
+            server.send(OK_2).await;
+            client.expect(OK_2).await;
+            server.expect(next).await;
+        }
+        server.send(OK_2).await;
+        client.expect(OK_2).await;
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slow_head_times_out_and_silence_ends_the_connection() {
     let rig = Rig::new(Habit::Once).await;
