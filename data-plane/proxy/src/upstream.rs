@@ -21,6 +21,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -36,6 +37,11 @@ use crate::{
     io::Io,
     tls::{Alpn, TlsContext},
 };
+
+/// So long before its server would close it, an idle connection is left: a request sent at that
+/// moment meets a closed connection, and what is not idempotent may not be sent again. Covers the
+/// way there and back, and a clock that reads whole seconds.
+const IDLE_MARGIN: Duration = Duration::from_secs(1);
 
 /// The certificate in force, swapped by the control thread; `None` until the first arrives.
 pub type TlsReader = Arc<ArcSwapOption<TlsContext>>;
@@ -68,6 +74,8 @@ pub struct Connection {
     pub opened: Instant,
     /// From when it carries no new requests: a certificate it was made with is at its end.
     pub expires: Option<Instant>,
+    /// How long it may be idle by its peer's word, less [`IDLE_MARGIN`].
+    idle_max: Option<Duration>,
     permit: Permit,
 }
 
@@ -84,6 +92,14 @@ pub struct Checkout {
 struct Parked {
     connection: Connection,
     since: Instant,
+}
+
+impl Parked {
+    /// Whether its server may close it any moment now.
+    fn is_over(&self, now: Instant) -> bool {
+        let idle = now.duration_since(self.since);
+        self.connection.idle_max.is_some_and(|most| idle >= most)
+    }
 }
 
 impl Endpoint {
@@ -176,7 +192,8 @@ impl Endpoint {
             Lifetime::Unlimited => false,
             Lifetime::AtMost(age) => now.duration_since(connection.opened) >= age,
         };
-        if spent || aged || connection.has_expired(now) || self.retired.get() {
+        let too_short = connection.idle_max == Some(Duration::ZERO);
+        if spent || aged || too_short || connection.has_expired(now) || self.retired.get() {
             return;
         }
         if let Some(connection) = self.pool.hand_over(self.address, connection) {
@@ -203,9 +220,9 @@ impl Endpoint {
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
-        while let Some(Parked { connection, .. }) = idle.pop() {
-            if !connection.has_expired(now) {
-                return Some(connection);
+        while let Some(parked) = idle.pop() {
+            if !parked.is_over(now) && !parked.connection.has_expired(now) {
+                return Some(parked.connection);
             }
         }
         None
@@ -226,11 +243,13 @@ impl Endpoint {
     /// Closes connections that were idle for too long. Called by the worker's sweep.
     fn sweep(&self, now: Instant, idle: Lifetime) {
         self.http2.sweep(now, idle);
-        if let Lifetime::AtMost(idle) = idle {
-            self.idle
-                .borrow_mut()
-                .retain(|parked| now.duration_since(parked.since) < idle);
-        }
+        self.idle.borrow_mut().retain(|parked| {
+            let in_time = match idle {
+                Lifetime::AtMost(idle) => now.duration_since(parked.since) < idle,
+                Lifetime::Unlimited => true,
+            };
+            in_time && !parked.is_over(now)
+        });
     }
 
     /// Gives up the oldest idle connection for its permit.
@@ -248,6 +267,11 @@ impl Connection {
     /// The bytes, the right to have them open, and until when they carry new requests.
     pub(crate) fn into_parts(self) -> (Io, Permit, Option<Instant>) {
         (self.io, self.permit, self.expires)
+    }
+
+    /// Takes over what the peer said of how long it keeps the connection without a request.
+    pub(crate) fn leave_after(&mut self, announced: Option<Duration>) {
+        self.idle_max = announced.map(|time| time.saturating_sub(IDLE_MARGIN));
     }
 
     fn has_expired(&self, now: Instant) -> bool {

@@ -42,6 +42,9 @@ impl H1Exchange<'_> {
             }
         };
         let persistent = response.persistent();
+        if let Some(up) = &mut self.up {
+            up.connection.leave_after(response.idle_timeout());
+        }
         drop(response); // its bytes lie in the upstream's buffer, which goes back to the worker
         self.settle(persistent, end, close);
         self.delivery(end)

@@ -172,6 +172,7 @@ impl Exchange for H1Exchange<'_> {
             }
         }
         if response.persistent() && !self.head.websocket() {
+            up.connection.leave_after(response.idle_timeout());
             up.give_back();
         }
     }

@@ -1,11 +1,13 @@
 //! A response head: raw bytes, spans into them, and what the engine decided about it.
 
-use super::field::{self, Field, Fields, Span};
+use super::connection::tokens;
+use super::field::{self, Field, FieldKind, Fields, Span, same_name};
 use super::framing::Asked;
 use super::request::{parts, text};
 use super::{FIELDS_MAX, Framing, Reject, Version, diagnose};
 use bytes::Bytes;
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 /// `HTTP/1.1 200`: version and status have a fixed width, the reason begins one space later.
 const STATUS_END: usize = 12;
@@ -104,6 +106,18 @@ impl ResponseHead {
         self.persistent
     }
 
+    /// How long the server keeps the connection without a request, where it says so in
+    /// `Keep-Alive: timeout=SECONDS` (RFC 9112 §9.3 leaves it to the server; the field is RFC
+    /// 2068's). The shortest where it says so more than once.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        let hop = self.fields.as_slice().iter();
+        let values = hop
+            .filter(|field| field.kind() == FieldKind::Hop)
+            .filter(|field| same_name(field.name().of(&self.raw), b"keep-alive"))
+            .map(|field| field.value().of(&self.raw));
+        values.flat_map(tokens).filter_map(timeout).min()
+    }
+
     /// Whether it is interim: another head follows. 101 is final for HTTP.
     pub fn interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
@@ -146,4 +160,12 @@ impl ResponseHead {
             &self.raw,
         )
     }
+}
+
+/// The value of `timeout=SECONDS`, in quotes or not. What is no such parameter says nothing.
+fn timeout(parameter: &[u8]) -> Option<Duration> {
+    let (name, value) = std::str::from_utf8(parameter).ok()?.split_once('=')?;
+    let seconds = value.trim().trim_matches('"').parse::<u32>().ok()?;
+    let named = name.trim().eq_ignore_ascii_case("timeout");
+    named.then(|| Duration::from_secs(seconds.into()))
 }

@@ -69,6 +69,7 @@ impl Endpoint {
             served: 1,
             opened: now,
             expires,
+            idle_max: None,
             permit,
         })
     }

@@ -100,3 +100,33 @@ async fn handshakes_are_told_by_how_they_ended() {
     assert_eq!(count("closed"), 1.0);
     assert_eq!(count("completed"), 0.0);
 }
+
+/// A server that keeps idle connections for five seconds: from the fourth on it is not asked on
+/// one of them, because a request might meet its closing.
+#[tokio::test]
+async fn an_idle_connection_is_left_a_second_before_its_server_would() {
+    let telemetry = telemetry();
+    let pool = pool(&telemetry);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let endpoint = Endpoint::new(address, Peer::Plain, &pool, TlsReader::default());
+    tokio::time::pause();
+    let mut connection = endpoint.checkout(Deadline(None)).await.unwrap().connection;
+    connection.leave_after(Some(Duration::from_secs(5)));
+    endpoint.give_back(connection);
+    tokio::time::advance(Duration::from_millis(3_999)).await;
+    pool.sweep(Instant::now(), Lifetime::Unlimited);
+    let checkout = endpoint.checkout(Deadline(None)).await.unwrap();
+    assert!(checkout.reused, "the time begins with the last answer");
+    endpoint.give_back(checkout.connection);
+    tokio::time::advance(Duration::from_millis(4_000)).await;
+    let checkout = endpoint.checkout(Deadline(None)).await.unwrap();
+    assert!(!checkout.reused);
+    let mut connection = checkout.connection;
+    connection.leave_after(Some(Duration::from_secs(5)));
+    endpoint.give_back(connection);
+    tokio::time::advance(Duration::from_secs(4)).await;
+    assert_eq!(pool.connections(), 1);
+    pool.sweep(Instant::now(), Lifetime::Unlimited);
+    assert_eq!(pool.connections(), 0, "the sweep closes it too");
+}

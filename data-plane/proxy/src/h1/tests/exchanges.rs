@@ -383,6 +383,36 @@ async fn an_old_connection_says_it_is_the_last_request() {
     .await;
 }
 
+/// RFC 9112 §9.3: a server that says how long it waits is left a second before.
+#[tokio::test]
+async fn a_connection_is_not_used_up_to_the_edge_that_its_server_announced() {
+    for (announced, kept) in [
+        ("timeout=60", true),
+        ("max=9, Timeout = \"60\"", true),
+        ("timeout=1", false),
+        ("timeout=0, max=100", false),
+        ("timeout=soon", true),
+    ] {
+        let rig = Rig::new(Habit::Once).await;
+        rig.run_tcp(async |mut client, rig| {
+            let mut server = rig.accept_after(&mut client, GET).await;
+            server.expect(GET).await;
+            server
+                .send(format!(
+                    "HTTP/1.1 200 OK\r\nKeep-Alive: {announced}\r\ncontent-length: 2\r\n\r\nok"
+                ))
+                .await;
+            client.expect(OK_2).await;
+            client.send(GET).await;
+            let mut server = if kept { server } else { rig.accept().await };
+            server.expect(GET).await;
+            server.send(OK_2).await;
+            client.expect(OK_2).await;
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_drain_ends_the_connection_with_the_answer_at_hand() {
     let rig = Rig::new(Habit::Once).await;
