@@ -63,6 +63,8 @@ pub enum FieldKind {
     Te,
     /// `Expect`.
     Expect,
+    /// `Trailer`: written anew, with the names of what passes.
+    Trailer,
     /// Of this hop only: `Keep-Alive`, `Proxy-Connection`, `HTTP2-Settings`, and whatever
     /// `Connection` nominates.
     Hop,
@@ -162,7 +164,11 @@ impl Facts {
         span: Span,
     ) -> Result<(), Reject> {
         match kind {
-            FieldKind::Plain | FieldKind::Te | FieldKind::Hop | FieldKind::Reserved => {}
+            FieldKind::Plain
+            | FieldKind::Te
+            | FieldKind::Trailer
+            | FieldKind::Hop
+            | FieldKind::Reserved => {}
             FieldKind::ContentLength => self.framing.note_length(name, value)?,
             FieldKind::TransferEncoding => self.framing.note_encoding(name, value)?,
             FieldKind::Connection => self.options.note(value)?,
@@ -188,7 +194,7 @@ fn strike_nominated(raw: &[u8], fields: &mut Fields) {
         for field in &mut fields.0 {
             match field.kind {
                 FieldKind::Connection => connections.push(field.value),
-                FieldKind::Plain => plain.push(field),
+                FieldKind::Plain | FieldKind::Trailer => plain.push(field),
                 FieldKind::Host
                 | FieldKind::ContentLength
                 | FieldKind::TransferEncoding
@@ -222,6 +228,7 @@ fn classify(name: &[u8]) -> FieldKind {
         4 if is(b"host") => FieldKind::Host,
         6 if is(b"expect") => FieldKind::Expect,
         7 if is(b"upgrade") => FieldKind::Upgrade,
+        7 if is(b"trailer") => FieldKind::Trailer,
         10 if is(b"connection") => FieldKind::Connection,
         10 if is(b"keep-alive") => FieldKind::Hop,
         14 if is(b"http2-settings") => FieldKind::Hop,

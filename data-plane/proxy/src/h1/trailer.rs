@@ -64,6 +64,11 @@ pub(super) fn parse(raw: &[u8]) -> Result<Trailers, Reject> {
     }
 }
 
+/// Whether a field of this name passes.
+pub(super) fn may_pass(name: &[u8]) -> bool {
+    name.iter().copied().all(super::field::is_token) && !is_forbidden(name)
+}
+
 /// Whether a field may not stand in a trailer, by either version of HTTP.
 pub(crate) fn is_forbidden(name: &[u8]) -> bool {
     let reserved = name.get(..RESERVED_PREFIX.len());

@@ -6,7 +6,7 @@
 
 use super::connection::tokens;
 use super::field::{Field, FieldKind, is_value, same_name};
-use super::{Framing, RequestHead, ResponseHead, Version};
+use super::{Framing, RequestHead, ResponseHead, Version, trailer};
 use bytes::Bytes;
 use outrigger_policy::filter::FieldOps;
 
@@ -124,6 +124,7 @@ pub fn request(head: &RequestHead, edit: &RequestEdit<'_>, out: &mut Vec<u8>) {
         put_field("host", authority.unwrap_or_default().as_bytes(), out);
     }
     let expect = edit.expect && head.version() == Version::Http11;
+    let mut announced = false;
     copy_kept(raw, head.field_list(), out, |field, name| {
         match field.kind() {
             FieldKind::Plain => !edit.fields.drops(name),
@@ -138,9 +139,16 @@ pub fn request(head: &RequestHead, edit: &RequestEdit<'_>, out: &mut Vec<u8>) {
             | FieldKind::Upgrade
             | FieldKind::Te
             | FieldKind::Hop => false,
+            FieldKind::Trailer => {
+                announced = true;
+                false
+            }
         }
     });
     put_framing(edit.framing, None, out);
+    if announced && edit.framing == Framing::Chunked {
+        put_trailer(raw, head.field_list(), &edit.fields, out);
+    }
     if edit.upgrade && head.websocket() {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
     } else {
@@ -159,6 +167,7 @@ pub fn response(head: &ResponseHead, edit: &ResponseEdit<'_>, out: &mut Vec<u8>)
     out.push(b' ');
     out.extend_from_slice(head.reason());
     out.extend_from_slice(b"\r\n");
+    let mut announced = false;
     copy_kept(raw, head.field_list(), out, |field, name| {
         match field.kind() {
             FieldKind::Plain | FieldKind::Host | FieldKind::Expect => !edit.fields.drops(name),
@@ -171,9 +180,16 @@ pub fn response(head: &ResponseHead, edit: &ResponseEdit<'_>, out: &mut Vec<u8>)
             | FieldKind::Upgrade
             | FieldKind::Te
             | FieldKind::Hop => false,
+            FieldKind::Trailer => {
+                announced = true;
+                false
+            }
         }
     });
     put_framing(edit.framing, head.declared(), out);
+    if announced && edit.framing == Framing::Chunked {
+        put_trailer(raw, head.field_list(), &edit.fields, out);
+    }
     match head.upgrade() {
         // 426 has to say what to upgrade to; elsewhere the offer was made to us, not the client.
         Some(protocol) if matches!(head.status(), 101 | 426) => {
@@ -228,6 +244,28 @@ pub fn put_framing(framing: Framing, declared: Option<u64>, out: &mut Vec<u8>) {
     if let Some(length) = length {
         out.extend_from_slice(b"content-length: ");
         put_decimal(length, out);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends `Trailer` with the names of what may stand behind a body in chunks, if any was announced
+/// (RFC 9110 §6.6.2). Elsewhere no trailers are sent, so none are named.
+fn put_trailer(raw: &[u8], fields: &[Field], edit: &FieldEdit<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    let named = fields
+        .iter()
+        .filter(|field| field.kind() == FieldKind::Trailer && !edit.drops(field.name().of(raw)));
+    let names = named.flat_map(|field| tokens(field.value().of(raw)));
+    for name in names.filter(|name| trailer::may_pass(name)) {
+        let before: &[u8] = if out.len() == start {
+            b"trailer: "
+        } else {
+            b", "
+        };
+        out.extend_from_slice(before);
+        out.extend_from_slice(name);
+    }
+    if out.len() > start {
         out.extend_from_slice(b"\r\n");
     }
 }

@@ -3,7 +3,7 @@
 //! A field name is compared with `_` and `-` taken as the same, because servers behind us fold
 //! them (CGI, WSGI): `x_outrigger_reason` would else reach an application as the real one.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 
 use outrigger_policy::filter::FieldOps;
@@ -24,6 +24,7 @@ pub(super) fn request_headers(incoming: &HeaderMap, edit: &RequestEdit) -> Heade
             || edit.remove.iter().any(|pattern| matches(name, pattern))
             || edit.set.iter().any(|(set, _)| matches(name, set))
     });
+    announce(&mut headers, false);
     for (name, value) in &edit.set {
         set(&mut headers, name, value);
     }
@@ -39,6 +40,7 @@ pub(super) fn response_headers(headers: &mut HeaderMap, edit: &ResponseEdit) {
         (!edit.keep_reserved && matches(name, RESERVED))
             || edit.set.iter().any(|(set, _)| matches(name, set))
     });
+    announce(headers, edit.keep_reserved);
     for (name, value) in &edit.set {
         set(headers, name, value);
     }
@@ -46,10 +48,35 @@ pub(super) fn response_headers(headers: &mut HeaderMap, edit: &ResponseEdit) {
 
 /// Takes out of trailers what may not stand there; reserved names too, unless they are kept.
 pub(super) fn trailers(trailers: &mut HeaderMap, keep_reserved: bool) {
-    remove_where(trailers, |name| {
-        crate::h1::is_forbidden_trailer(name.as_bytes())
-            && !(keep_reserved && matches(name, RESERVED))
-    });
+    remove_where(trailers, |name| !may_trail(name, keep_reserved));
+}
+
+fn may_trail(name: &str, keep_reserved: bool) -> bool {
+    !crate::h1::is_forbidden_trailer(name.as_bytes()) || (keep_reserved && matches(name, RESERVED))
+}
+
+/// `Trailer` names what comes (RFC 9110 §6.6.2): nothing that [`trailers`] takes out.
+fn announce(headers: &mut HeaderMap, keep_reserved: bool) {
+    if !headers.contains_key(header::TRAILER) {
+        return;
+    }
+    let mut passing = String::new();
+    for value in headers.get_all(header::TRAILER) {
+        let names = value.to_str().unwrap_or_default().split(',').map(str::trim);
+        let known = names.filter(|name| HeaderName::from_bytes(name.as_bytes()).is_ok());
+        for name in known.filter(|name| may_trail(name, keep_reserved)) {
+            if !passing.is_empty() {
+                passing.push_str(", ");
+            }
+            passing.push_str(name);
+        }
+    }
+    headers.remove(header::TRAILER);
+    if let Ok(value) = HeaderValue::from_str(&passing)
+        && !passing.is_empty()
+    {
+        headers.insert(header::TRAILER, value);
+    }
 }
 
 /// What the route changes. Names and values were checked when they were configured.
@@ -139,6 +166,29 @@ mod tests {
         ]);
         let sent = request_headers(&incoming, &RequestEdit::default());
         assert_eq!(sent, map(&[("x-outriggers", "kept"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn trailers_that_do_not_pass_are_not_announced() {
+        let head = || {
+            map(&[
+                ("trailer", "grpc-status, x-outrigger-reason"),
+                ("trailer", "x-sum,host"),
+            ])
+        };
+        let sent = request_headers(&head(), &RequestEdit::default());
+        assert_eq!(sent, map(&[("trailer", "grpc-status, x-sum")]));
+        let edit = ResponseEdit {
+            keep_reserved: true,
+            ..ResponseEdit::default()
+        };
+        let mut answer = head();
+        response_headers(&mut answer, &edit);
+        let kept = "grpc-status, x-outrigger-reason, x-sum";
+        assert_eq!(answer, map(&[("trailer", kept)]));
+        let mut nothing = map(&[("trailer", "content-length")]);
+        response_headers(&mut nothing, &edit);
+        assert!(nothing.is_empty());
     }
 
     #[test]

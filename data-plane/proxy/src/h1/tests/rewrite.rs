@@ -233,6 +233,51 @@ fn responses_carry_our_framing_and_the_declared_length() {
     );
 }
 
+/// `Trailer` names what comes, so it names nothing that is taken out on the way.
+#[test]
+fn trailers_that_do_not_pass_are_not_announced() {
+    let chunked = RequestEdit {
+        framing: Framing::Chunked,
+        ..PLAIN
+    };
+    let ask = |fields: &str| {
+        let head =
+            format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{fields}\r\n");
+        request(&head, &chunked)
+    };
+    let sent = "POST / HTTP/1.1\r\nHost: a\r\ntransfer-encoding: chunked\r\n";
+    assert_eq!(
+        ask("Trailer: X-Sum, Host, ,bad name\r\ntrailer: Content_Length,expires, x-end\r\n"),
+        format!("{sent}trailer: X-Sum, x-end\r\n\r\n")
+    );
+    assert_eq!(
+        ask("Trailer: x-outrigger-reason, te\r\n"),
+        format!("{sent}\r\n")
+    );
+    assert_eq!(
+        ask("Connection: trailer\r\nTrailer: x\r\n"),
+        format!("{sent}\r\n")
+    );
+    let raw = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: 1\r\nTrailer: x-sum, set-cookie\r\nB: 2\r\n\r\n";
+    let answer = |framing| {
+        let edit = ResponseEdit {
+            framing,
+            close: false,
+            fields: FieldEdit::NONE,
+        };
+        response(raw, Asked::Other, &edit)
+    };
+    assert_eq!(
+        answer(Framing::Chunked),
+        "HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n"
+    );
+    // An old client gets no chunks, so no trailers.
+    assert_eq!(
+        answer(Framing::UntilClose),
+        "HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nconnection: close\r\n\r\n"
+    );
+}
+
 #[test]
 fn reserved_fields_of_a_sidecar_are_kept() {
     let fields = FieldEdit {
