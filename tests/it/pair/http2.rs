@@ -138,6 +138,109 @@ fn a_large_body_passes_both_ways_at_once() {
     });
 }
 
+/// To HTTP it is a success, so the status alone would hide it: log and metric say both.
+#[test]
+fn a_refusal_of_a_call_is_told_in_header_log_and_metric() {
+    run(async {
+        let mesh = Mesh::new();
+        let app = echo(&mesh).await;
+        let outbound = through(&mesh, &app, |mut plan| {
+            plan.targets[0].2.clear();
+            plan
+        })
+        .await;
+        let mut client = Client::connect(&mesh, outbound, Http::Two).await;
+        let reply = client.send(call(full("x"))).await;
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.header("content-type"), Some("application/grpc"));
+        assert_eq!(reply.header("grpc-status"), Some("14"));
+        assert!(
+            reply
+                .header("grpc-message")
+                .unwrap()
+                .starts_with("no-endpoint")
+        );
+        assert!(reply.reason().starts_with("no-endpoint; "), "{reply:?}");
+        assert!(reply.body.is_empty());
+        let line = mesh.client.logged(&[r#""protocol":"grpc""#]).await;
+        for part in [
+            r#""status":200"#,
+            r#""grpc_status":14"#,
+            r#""reason":"no-endpoint""#,
+            r#""path":"/shop.Orders/Place""#,
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        let labels = [
+            r#"protocol="grpc""#,
+            r#"response_code="200""#,
+            r#"grpc_response_status="14""#,
+            r#"reason="no-endpoint""#,
+        ];
+        let count = |name, labels: &[&str]| mesh.client.metric(name, labels);
+        assert_eq!(
+            count("outrigger_requests_total", &labels),
+            1,
+            "{}",
+            mesh.client.telemetry.page()
+        );
+        assert_eq!(count("outrigger_requests_total", &[]), 1);
+        let refused = [r#"direction="outbound""#, r#"reason="no-endpoint""#];
+        assert_eq!(count("outrigger_refusals_total", &refused), 1);
+        let failed = [r#"outcome="failure""#];
+        assert_eq!(
+            count("outrigger_request_duration_seconds_count", &failed),
+            1
+        );
+    });
+}
+
+/// The other side's refusal: an application that is down behind a live sidecar.
+#[test]
+fn the_endpoints_sidecar_refuses_a_call_and_both_sides_say_so() {
+    run(async {
+        let mesh = Mesh::new();
+        let nowhere = super::mesh::listener().await.1;
+        let inbound = mesh.inbound(nowhere).await;
+        let endpoints = vec![meshed(inbound, &mesh.server.identity)];
+        mesh.client
+            .knows(&[service("orders:80", endpoints).speaks(Protocol::Grpc)]);
+        let outbound = mesh.outbound("orders:80").await;
+        let mut client = Client::connect(&mesh, outbound, Http::Two).await;
+        let reply = client.send(call(full("x"))).await;
+        assert_eq!(
+            (reply.status, reply.header("grpc-status")),
+            (200, Some("14"))
+        );
+        assert!(
+            reply.reason().starts_with("application-unavailable"),
+            "{reply:?}"
+        );
+        let labels = [
+            r#"protocol="grpc""#,
+            r#"response_code="200""#,
+            r#"grpc_response_status="14""#,
+            r#"reason="application-unavailable""#,
+        ];
+        for side in [&mesh.client, &mesh.server] {
+            let line = side.logged(&[r#""protocol":"grpc""#]).await;
+            for part in [
+                r#""status":200"#,
+                r#""grpc_status":14"#,
+                r#""reason":"application-unavailable""#,
+            ] {
+                assert!(line.contains(part), "{part} in {line}");
+            }
+            let page = side.telemetry.page();
+            assert_eq!(
+                side.metric("outrigger_requests_total", &labels),
+                1,
+                "{page}"
+            );
+        }
+    });
+}
+
 #[test]
 fn a_refusal_of_a_call_is_a_grpc_status() {
     run(async {

@@ -327,8 +327,8 @@ impl Call {
         if refusal.reason == Reason::ClientGone {
             return exchange.abandon();
         }
-        // What is sent: gRPC has its status in a field of its own.
-        self.status = if exchange.is_grpc() {
+        // What is sent: gRPC has its status in a field of its own, but no word for a redirect.
+        self.status = if exchange.is_grpc() && refusal.location.is_none() {
             200
         } else {
             refusal.status()
