@@ -20,3 +20,4 @@ mod plan;
 mod resilience;
 mod routing;
 mod wire;
+mod workers;

@@ -9,12 +9,21 @@
 //! - retries in flight are at most `retries_max` (a [`Gate`] that all workers share).
 //!
 //! Time runs in slots. Where a window cuts a slot, its retries count and its requests do not, so
-//! rounding only ever makes the budget smaller, by at most one slot. State is one worker's; with
-//! several workers each has the floor.
+//! rounding only ever makes the budget smaller, by at most one slot.
 //!
-//! Cost: a request is one addition (and, once a slot, a few stores); a retry sums 21 slots.
+//! It is one budget for the sidecar ([`SharedBudget`]), however many workers spend it: retries, which
+//! are rare, are paid for under a lock; requests are counted by each worker in a [`Tally`] of its
+//! own, which a retry adds up, so that a request meets no other worker.
+//!
+//! Cost: a request is one load and one store; a retry sums 22 slots and 11 more for each worker.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use outrigger_model::RetryBudget;
 
@@ -27,12 +36,33 @@ const SHARE_SLOT: Duration = Duration::from_secs(1);
 const FLOOR_SLOTS: usize = 11;
 const FLOOR_SLOT: Duration = Duration::from_millis(100);
 
-/// Recent requests and retries of one destination, seen by one worker.
+/// What the workers of a sidecar spend together on retries to one destination.
 #[derive(Debug)]
-pub struct Budget {
-    requests: Window<SHARE_SLOTS>,
+pub struct SharedBudget {
+    /// From where slots are counted.
+    epoch: Instant,
+    spent: Mutex<Spent>,
+}
+
+#[derive(Debug)]
+struct Spent {
     share: Window<SHARE_SLOTS>,
     floor: Window<FLOOR_SLOTS>,
+    /// Requests of each worker.
+    tallies: Vec<Weak<Tally>>,
+}
+
+/// One worker's requests of the last seconds: in each slot the second in the upper half and the
+/// count in the lower, so that both are read at once. Written by that worker alone.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Tally([AtomicU64; SHARE_SLOTS]);
+
+/// One worker's access to a budget.
+#[derive(Debug)]
+pub struct Budget {
+    shared: Arc<SharedBudget>,
+    tally: Arc<Tally>,
     running: Gate,
 }
 
@@ -45,17 +75,101 @@ pub enum BudgetRefusal {
     TooManyRunning,
 }
 
-impl Budget {
-    /// An empty history. `running` bounds concurrent retries: the destination's
+impl SharedBudget {
+    /// An empty history.
+    #[must_use]
+    pub fn new(now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            epoch: now,
+            spent: Mutex::new(Spent {
+                share: Window::new(SHARE_SLOT, now),
+                floor: Window::new(FLOOR_SLOT, now),
+                tallies: Vec::new(),
+            }),
+        })
+    }
+
+    /// Access for one more worker. `running` bounds concurrent retries: the destination's
     /// [`Admission::retries`](crate::admission::Admission::retries).
     #[must_use]
-    pub fn new(running: Gate, now: Instant) -> Self {
-        Self {
-            requests: Window::new(SHARE_SLOT, now),
-            share: Window::new(SHARE_SLOT, now),
-            floor: Window::new(FLOOR_SLOT, now),
+    pub fn join(self: &Arc<Self>, running: Gate) -> Budget {
+        let tally = Arc::new(Tally::default());
+        let mut spent = self.lock();
+        spent.tallies.retain(|tally| tally.strong_count() > 0);
+        spent.tallies.push(Arc::downgrade(&tally));
+        drop(spent);
+        Budget {
+            shared: Arc::clone(self),
+            tally,
             running,
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Spent> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn second(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_secs()
+    }
+}
+
+impl Spent {
+    /// Pays, unless floor and share are used up.
+    fn pay(&mut self, budget: RetryBudget, second: u64, now: Instant) -> bool {
+        self.floor.advance(now);
+        if self.floor.sum_covering() < u64::from(budget.min_per_second) {
+            self.floor.add(now);
+            return true;
+        }
+        self.share.advance(now);
+        let requests = self.tallies.iter().filter_map(Weak::upgrade);
+        let requests: u64 = requests.map(|tally| tally.sum_within(second)).sum();
+        // percent × requests / 100, without rounding up.
+        let allowed = u64::from(budget.percent.get()) * requests / 100;
+        let paid = self.share.sum_covering() < allowed;
+        if paid {
+            self.share.add(now);
+        }
+        paid
+    }
+}
+
+impl Tally {
+    const COUNT: u64 = 0xffff_ffff;
+
+    fn slot(&self, second: u64) -> Option<&AtomicU64> {
+        let index = usize::try_from(second).unwrap_or_default() % SHARE_SLOTS;
+        self.0.get(index)
+    }
+
+    fn add(&self, second: u64) {
+        let Some(slot) = self.slot(second) else {
+            return;
+        };
+        let known = slot.load(Ordering::Relaxed);
+        let count = if known >> 32 == second {
+            (known & Self::COUNT).saturating_add(1).min(Self::COUNT)
+        } else {
+            1
+        };
+        slot.store(second << 32 | count, Ordering::Relaxed);
+    }
+
+    /// Only what is surely in the window that ends in this second.
+    fn sum_within(&self, second: u64) -> u64 {
+        let known = self.0.iter().map(|slot| slot.load(Ordering::Relaxed));
+        // The current second and the nine before.
+        let within = known.filter(|slot| (slot >> 32) + 10 > second);
+        within.map(|slot| slot & Self::COUNT).sum()
+    }
+}
+
+impl Budget {
+    /// A budget that one worker spends alone.
+    #[must_use]
+    pub fn new(running: Gate, now: Instant) -> Self {
+        SharedBudget::new(now).join(running)
     }
 
     /// Replaces the bound on running retries after a change of limits.
@@ -65,7 +179,7 @@ impl Budget {
 
     /// A request (not a retry) was admitted.
     pub fn on_request(&mut self, now: Instant) {
-        self.requests.add(now);
+        self.tally.add(self.shared.second(now));
     }
 
     /// Pays for one retry under the rule's budget. The permit is held until the retry has ended.
@@ -81,20 +195,9 @@ impl Budget {
             .running
             .try_enter()
             .map_err(|_| BudgetRefusal::TooManyRunning)?;
-        self.floor.advance(now);
-        if self.floor.sum_covering() < u64::from(budget.min_per_second) {
-            self.floor.add(now);
-            return Ok(permit);
-        }
-        self.requests.advance(now);
-        self.share.advance(now);
-        // percent × requests / 100, without rounding up.
-        let allowed = u64::from(budget.percent.get()) * self.requests.sum_within() / 100;
-        if self.share.sum_covering() < allowed {
-            self.share.add(now);
-            return Ok(permit);
-        }
-        Err(BudgetRefusal::Exhausted)
+        let second = self.shared.second(now);
+        let paid = self.shared.lock().pay(budget, second, now);
+        paid.then_some(permit).ok_or(BudgetRefusal::Exhausted)
     }
 }
 
@@ -148,11 +251,6 @@ impl<const N: usize> Window<N> {
     /// Everything in the window and perhaps a little before.
     fn sum_covering(&self) -> u64 {
         self.slots.iter().map(|&count| u64::from(count)).sum()
-    }
-
-    /// Only what is surely in the window.
-    fn sum_within(&self) -> u64 {
-        self.sum_covering() - u64::from(self.slots[(self.current + 1) % N])
     }
 }
 

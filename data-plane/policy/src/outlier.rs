@@ -2,7 +2,7 @@
 //!
 //! Each endpoint is a small state machine ([`EndpointHealth`], one transition function); the
 //! [`Detector`] of its cluster holds the policy and the bound on how many may be out at once. Both
-//! belong to one worker.
+//! have one owner, who calls one method at a time.
 //!
 //! ```text
 //!            threshold reached, bound allows
@@ -35,7 +35,7 @@ pub use standing::Standing;
 
 use crate::outcome::Verdict;
 
-/// Health of one endpoint, as one worker sees it.
+/// Health of one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointHealth {
     state: State,
@@ -118,6 +118,20 @@ impl EndpointHealth {
             State::Ejected { .. } | State::Probing { .. } => true,
         }
     }
+
+    /// Whether it is healthy without a failure since the last success: then a success changes
+    /// nothing.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        match self.state {
+            State::Healthy {
+                server_errors,
+                gateway_errors,
+                past: _,
+            } => server_errors == 0 && gateway_errors == 0,
+            State::Ejected { .. } | State::Probing { .. } => false,
+        }
+    }
 }
 
 impl Default for EndpointHealth {
@@ -126,7 +140,7 @@ impl Default for EndpointHealth {
     }
 }
 
-/// Policy and bound of one cluster, in one worker.
+/// Policy and bound of one cluster.
 #[derive(Debug)]
 pub struct Detector {
     policy: OutlierDetection,

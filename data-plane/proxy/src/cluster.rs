@@ -1,18 +1,19 @@
-//! A target as one worker sees it: its endpoints with their load and health, its balancer, its
-//! retry budget, its bounds.
+//! A target as one worker sees it: its endpoints with their load, its balancer, its bounds; and its
+//! access to what all workers know together, the endpoints' health and the retry budget.
 //!
 //! The decisions are `outrigger-policy`'s; this holds their state between requests and keeps it
 //! when endpoints come and go: an endpoint that stays (same address, same peer) keeps its
 //! connections, latency estimate and health.
 
 mod account;
+mod outliers;
 mod report;
 
 use std::{
     cell::{Ref, RefCell},
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
@@ -20,29 +21,49 @@ use outrigger_model::{Backend, EndpointState, Origin};
 use outrigger_policy::{
     admission::{Admission, Permit},
     balance::{Balancer, EndpointLoad},
-    budget::Budget,
+    budget::{Budget, SharedBudget},
     outcome::AttemptOutcome,
-    outlier::{Action, Detector, EndpointHealth, Role},
+    outlier::{Action, Role},
     retry::{self, Decision, Failed},
 };
+
+use outliers::{Look, Mark, Outliers};
 
 pub use account::Account;
 
 use crate::{
     snapshot::Target,
     telemetry::{Series, SeriesKey, Telemetry},
-    upstream::{Endpoint, Permits, Pool, TlsReader},
+    upstream::{Bell, Endpoint, Permits, Pool, TlsReader},
 };
 
 pub use report::EndpointReport;
 
-/// Counters of a backend's limits that span workers.
+/// What the workers know of a backend together.
 #[derive(Debug)]
-pub struct BackendLimits {
+pub struct SharedBackend {
     /// Connections.
-    pub connections: Arc<Permits>,
+    connections: Arc<Permits>,
     /// Requests and retries in flight.
-    pub admission: Admission,
+    admission: Admission,
+    /// Retries of late.
+    budget: Arc<SharedBudget>,
+    /// Health of its endpoints.
+    outliers: Outliers,
+}
+
+impl SharedBackend {
+    /// Of a backend met for the first time. `short` is rung when requests begin to wait.
+    #[must_use]
+    pub fn new(target: &Target, short: Bell) -> Arc<Self> {
+        let limits = &target.policy.limits;
+        Arc::new(Self {
+            connections: Permits::shared(limits.connections_max, short),
+            admission: Admission::new(limits),
+            budget: SharedBudget::new(Instant::now()),
+            outliers: Outliers::new(target.policy.outlier.clone()),
+        })
+    }
 }
 
 /// One target's state.
@@ -50,7 +71,7 @@ pub struct BackendLimits {
 pub struct Cluster {
     pool: Rc<Pool>,
     tls: TlsReader,
-    limits: Arc<BackendLimits>,
+    shared: Arc<SharedBackend>,
     /// Metric cells of this backend.
     pub series: Rc<Series>,
     telemetry: Telemetry,
@@ -65,7 +86,6 @@ struct State {
     members: Vec<Member>,
     loads: Vec<EndpointLoad>,
     balancer: Balancer,
-    detector: Detector,
     budget: Budget,
     /// Whether any member is ready: then draining ones get nothing new.
     any_ready: bool,
@@ -74,8 +94,14 @@ struct State {
 #[derive(Debug)]
 struct Member {
     endpoint: Rc<Endpoint>,
-    health: EndpointHealth,
+    mark: Arc<Mark>,
     draining: bool,
+}
+
+impl Member {
+    fn known(&self) -> (SocketAddr, &Arc<Mark>) {
+        (self.endpoint.address, &self.mark)
+    }
 }
 
 /// An endpoint picked for one attempt; its end is told by [`Cluster::finish`].
@@ -92,34 +118,33 @@ impl Cluster {
     #[must_use]
     pub fn new(
         target: &Arc<Target>,
-        limits: Arc<BackendLimits>,
+        shared: Arc<SharedBackend>,
         tls: TlsReader,
         telemetry: &Telemetry,
     ) -> Rc<Self> {
         let series = telemetry.series(&SeriesKey::Outbound(target.backend.clone()));
         let pool = Pool::new(
             target.policy.limits.clone(),
-            Arc::clone(&limits.connections),
+            Arc::clone(&shared.connections),
         );
         pool.report_to(telemetry, &series);
-        let admission = limits.admission.with_limits(&target.policy.limits);
-        let now = Instant::now();
+        series.ejections_of(shared.outliers.out());
+        let admission = shared.admission.with_limits(&target.policy.limits);
         let mut state = State {
             target: Arc::clone(target),
-            budget: Budget::new(admission.retries.clone(), now),
+            budget: shared.budget.join(admission.retries.clone()),
             admission,
             members: Vec::new(),
             loads: Vec::new(),
             balancer: Balancer::new(target.policy.balancer, &[]),
-            detector: Detector::new(target.policy.outlier.clone(), 0),
             any_ready: false,
         };
-        // Nothing was there before, so nothing leaves.
-        state.replace_members(target, &pool, &tls);
+        let marks = shared.outliers.join(target);
+        state.replace_members(target, marks, &pool, &tls);
         Rc::new(Self {
             pool,
             tls,
-            limits,
+            shared,
             series,
             telemetry: telemetry.clone(),
             state: RefCell::new(state),
@@ -135,17 +160,15 @@ impl Cluster {
         if state.target.policy != target.policy {
             let policy = &target.policy;
             self.pool.set_limits(policy.limits.clone());
-            state.admission = self.limits.admission.with_limits(&policy.limits);
+            state.admission = self.shared.admission.with_limits(&policy.limits);
             let retries = state.admission.retries.clone();
             state.budget.set_running(retries);
-            state.detector.set_policy(policy.outlier.clone());
             if state.target.policy.balancer != policy.balancer {
                 state.balancer = Balancer::new(policy.balancer, &[]);
             }
         }
-        for _ in 0..state.replace_members(target, &self.pool, &self.tls) {
-            self.telemetry.returned(&self.series);
-        }
+        let marks = self.shared.outliers.join(target);
+        state.replace_members(target, marks, &self.pool, &self.tls);
         state.target = Arc::clone(target);
     }
 
@@ -191,12 +214,13 @@ impl Cluster {
             members,
             loads,
             balancer,
-            detector,
             any_ready,
             ..
         } = &mut *state;
+        let mut look = self.shared.outliers.look();
         let admitted = |member: &Member| {
-            (!member.draining || !*any_ready) && detector.admits(&member.health, now)
+            let healthy = |look: &Look<'_>| look.admits(member.endpoint.address, &member.mark, now);
+            (!member.draining || !*any_ready) && look.as_ref().is_none_or(healthy)
         };
         let fresh = |index: usize| {
             members
@@ -211,7 +235,7 @@ impl Cluster {
                 balancer.pick(loads, again, now, rng)
             }
         })?;
-        state.start(index, now)
+        state.start(index, look.as_mut(), now)
     }
 
     /// The endpoint of this address, whatever its health: the client chose it. `None` when the target
@@ -223,7 +247,8 @@ impl Cluster {
             .members
             .binary_search_by_key(&address, |member| member.endpoint.address)
             .ok()?;
-        state.start(index, now)
+        let mut look = self.shared.outliers.look();
+        state.start(index, look.as_mut(), now)
     }
 
     /// A try came to its response head or failure: what the balancer's estimate is made of.
@@ -240,23 +265,18 @@ impl Cluster {
     /// What an outcome says of the endpoint's health. Returns an ejection or a return that
     /// followed from it.
     fn judge(&self, picked: &Picked, outcome: AttemptOutcome, now: Instant) -> Option<Action> {
-        let mut state = self.state.borrow_mut();
-        let State {
-            members, detector, ..
-        } = &mut *state;
+        let state = self.state.borrow();
         let address = picked.endpoint.address;
-        let index = index_of(members, &picked.endpoint)?;
-        let member = members.get_mut(index)?;
-        let action = detector.on_end(&mut member.health, picked.role, outcome.verdict(), now)?;
+        let index = index_of(&state.members, &picked.endpoint)?;
+        let known = state.members.get(index)?.known();
+        let outliers = &self.shared.outliers;
+        let action = outliers.judge(known, picked.role, outcome.verdict(), now)?;
         match action {
             Action::Ejected { duration, times } => {
                 tracing::info!(%address, ?duration, times, outcome = outcome.as_str(), "endpoint ejected");
                 self.telemetry.ejected(&self.series);
             }
-            Action::Returned => {
-                tracing::info!(%address, "endpoint is back");
-                self.telemetry.returned(&self.series);
-            }
+            Action::Returned => tracing::info!(%address, "endpoint is back"),
             Action::Withheld => {}
         }
         Some(action)
@@ -271,8 +291,9 @@ impl Cluster {
     /// Endpoints in all, and those out by ejection.
     #[must_use]
     pub fn health(&self) -> (usize, usize) {
-        let state = self.state.borrow();
-        (state.members.len(), state.detector.out())
+        let out = self.shared.outliers.out().load(Ordering::Relaxed);
+        let all = self.state.borrow().members.len();
+        (all, usize::try_from(out).unwrap_or_default())
     }
 
     /// Closes what is idle, because nothing names the target any more.
@@ -284,9 +305,10 @@ impl Cluster {
 }
 
 impl State {
-    fn start(&mut self, index: usize, now: Instant) -> Option<Picked> {
-        let member = self.members.get_mut(index)?;
-        let role = self.detector.on_start(&mut member.health, now);
+    fn start(&mut self, index: usize, look: Option<&mut Look<'_>>, now: Instant) -> Option<Picked> {
+        let member = self.members.get(index)?;
+        let (address, mark) = member.known();
+        let role = look.map_or(Role::Regular, |look| look.start(address, mark, now));
         self.loads.get_mut(index)?.on_start();
         Some(Picked {
             endpoint: Rc::clone(&member.endpoint),
@@ -295,13 +317,19 @@ impl State {
         })
     }
 
-    /// Returns how many of those that left were ejected.
-    fn replace_members(&mut self, target: &Target, pool: &Rc<Pool>, tls: &TlsReader) -> usize {
+    /// `marks` are those of the target's endpoints, in their order.
+    fn replace_members(
+        &mut self,
+        target: &Target,
+        marks: Vec<Arc<Mark>>,
+        pool: &Rc<Pool>,
+        tls: &TlsReader,
+    ) {
         let old = self.members.drain(..).zip(self.loads.drain(..));
         // Both lists are sorted by address: one walk finds what stays.
         let mut old = old.collect::<Vec<_>>().into_iter().peekable();
         let mut gone = Vec::new();
-        for endpoint in &target.endpoints {
+        for (endpoint, mark) in target.endpoints.iter().zip(marks) {
             gone.extend(std::iter::from_fn(|| {
                 old.next_if(|(member, _)| member.endpoint.address < endpoint.address)
             }));
@@ -323,12 +351,13 @@ impl State {
                     let made = Endpoint::new(endpoint.address, endpoint.peer.clone(), pool, tls);
                     let member = Member {
                         endpoint: made,
-                        health: EndpointHealth::new(),
+                        mark: Arc::clone(&mark),
                         draining: false,
                     };
                     (member, EndpointLoad::new(endpoint.weight))
                 }
             };
+            member.mark = mark;
             member.draining = endpoint.state == EndpointState::Draining;
             load.set_weight(endpoint.weight);
             self.members.push(member);
@@ -339,12 +368,7 @@ impl State {
             member.endpoint.retire();
         }
         self.any_ready = self.members.iter().any(|member| !member.draining);
-        self.detector
-            .endpoints_changed(self.members.iter().map(|member| &member.health));
         self.balancer.endpoints_changed(&self.loads);
-        gone.iter()
-            .filter(|(member, _)| member.health.is_out())
-            .count()
     }
 }
 

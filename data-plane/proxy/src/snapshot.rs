@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -69,6 +69,27 @@ pub struct Target {
     pub policy: TrafficPolicy,
     /// Endpoints of that subset, ready and draining, sorted by address.
     pub endpoints: Vec<Endpoint>,
+    serial: u64,
+}
+
+impl Target {
+    /// A target made now: newer than all before it.
+    #[must_use]
+    pub fn new(backend: Backend, policy: TrafficPolicy, endpoints: Vec<Endpoint>) -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        Self {
+            backend,
+            policy,
+            endpoints,
+            serial: MADE.fetch_add(1, Ordering::Relaxed) + 1,
+        }
+    }
+
+    /// Grows with each target made in this process, from 1: workers come to them at different times.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
 }
 
 impl Service {

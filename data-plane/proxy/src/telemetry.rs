@@ -265,11 +265,6 @@ impl Telemetry {
         series.ejected();
     }
 
-    /// An ejected endpoint came back, or left the backend.
-    pub fn returned(&self, series: &Series) {
-        series.returned();
-    }
-
     /// The certificate in use ends at this time.
     pub fn certificate(&self, not_after: SystemTime) {
         let seconds = not_after

@@ -1,8 +1,8 @@
 //! A worker: one thread that carries traffic, with everything it owns.
 //!
 //! On the request path workers share the snapshot (one atomic read), the counters of limits that
-//! span them ([`SharedLimits`]), and metric cells. The rest (clusters, pools, timers) is the
-//! worker's own, plain and unlocked.
+//! span them and the health of endpoints ([`SharedLimits`]), and metric cells. The rest (clusters,
+//! pools, timers) is the worker's own, plain and unlocked.
 //!
 //! Longer than most, because the worker is the one owner of what it holds: how each part is found,
 //! made and forgotten stands beside the others.
@@ -19,7 +19,7 @@ use std::{
 use outrigger_model::{
     Authority, Backend, ConnectionLimits, Lifetime, Peer, RequestsPerConnection,
 };
-use outrigger_policy::{RequestView, admission::Admission, overload::Level};
+use outrigger_policy::{RequestView, overload::Level};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cluster::{BackendLimits, Cluster, EndpointReport},
+    cluster::{Cluster, EndpointReport, SharedBackend},
     drain::Drain,
     ending::Ending,
     exchange::Deadline,
@@ -78,15 +78,15 @@ pub struct Shared {
     pub started: Instant,
 }
 
-/// Counters of limits that span workers, by what they bound.
+/// Counters of limits that span workers, by what they bound, and what workers know together.
 #[derive(Debug)]
 pub struct SharedLimits {
     /// Connections from clients (DEF-18).
     pub downstream: Arc<Permits>,
     /// Rung when requests begin to wait for a connection to a backend.
     short: Bell,
-    /// Connections to each backend. Locked only when a worker meets a backend for the first time.
-    backends: Mutex<HashMap<Backend, SharedWeak<BackendLimits>>>,
+    /// What workers share of each backend. Locked only when a worker meets one for the first time.
+    backends: Mutex<HashMap<Backend, SharedWeak<SharedBackend>>>,
     /// What is given up for want of memory (DEF-21).
     pub overload: Overload,
 }
@@ -103,18 +103,16 @@ impl SharedLimits {
         })
     }
 
-    fn backend(&self, backend: &Backend, bounds: &ConnectionLimits) -> Arc<BackendLimits> {
+    fn backend(&self, target: &Target) -> Arc<SharedBackend> {
         let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(limits) = backends.get(backend).and_then(SharedWeak::upgrade) {
-            return limits;
+        let known = backends.get(&target.backend).and_then(SharedWeak::upgrade);
+        if let Some(known) = known {
+            return known;
         }
-        backends.retain(|_, limits| limits.strong_count() > 0);
-        let limits = Arc::new(BackendLimits {
-            connections: Permits::shared(bounds.connections_max, self.short.clone()),
-            admission: Admission::new(bounds),
-        });
-        backends.insert(backend.clone(), Arc::downgrade(&limits));
-        limits
+        backends.retain(|_, known| known.strong_count() > 0);
+        let made = SharedBackend::new(target, self.short.clone());
+        backends.insert(target.backend.clone(), Arc::downgrade(&made));
+        made
     }
 }
 
@@ -235,12 +233,9 @@ impl Worker {
             cluster.update(target);
             return Rc::clone(cluster);
         }
-        let limits = self
-            .shared
-            .limits
-            .backend(&target.backend, &target.policy.limits);
+        let shared = self.shared.limits.backend(target);
         let tls = Arc::clone(&self.shared.tls);
-        let cluster = Cluster::new(target, limits, tls, &self.shared.telemetry);
+        let cluster = Cluster::new(target, shared, tls, &self.shared.telemetry);
         clusters.insert(target.backend.clone(), Rc::clone(&cluster));
         cluster
     }

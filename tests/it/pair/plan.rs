@@ -72,11 +72,7 @@ impl ServicePlan {
         let targets = self.targets.iter().map(|(backend, policy, endpoints)| {
             let mut endpoints = endpoints.clone();
             endpoints.sort_by_key(|endpoint| endpoint.address);
-            let target = Target {
-                backend: backend.clone(),
-                policy: policy.clone(),
-                endpoints,
-            };
+            let target = Target::new(backend.clone(), policy.clone(), endpoints);
             (backend.clone(), Arc::new(target))
         });
         Arc::new(Service {

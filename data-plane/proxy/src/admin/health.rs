@@ -31,9 +31,10 @@ pub(super) async fn shown(workers: &[mpsc::Sender<Command>]) -> Value {
         };
         left_out += health.left_out;
         for (backend, report) in health.endpoints {
-            ejected += usize::from(!report.is_healthy());
             let endpoints = backends.entry(backend.to_string()).or_default();
             let views = endpoints.entry(report.address.to_string()).or_default();
+            // Health is one for all workers, load is each worker's own.
+            ejected += usize::from(views.is_empty() && !report.is_healthy());
             views.push(endpoint(index, &report));
         }
     }

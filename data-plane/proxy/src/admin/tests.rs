@@ -135,18 +135,15 @@ fn service() -> Service {
         http: vec![rule()],
         tcp: Vec::new(),
     };
-    let target = Target {
-        backend: backend("v2"),
-        policy: policy_of_nothing(),
-        endpoints: vec![Endpoint {
-            address: "127.1.0.4:9000".parse().unwrap(),
-            weight: Weight::new(1).unwrap(),
-            locality: Locality::default(),
-            peer: Peer::Meshed(identity()),
-            state: EndpointState::Ready,
-            subsets: vec![SubsetName::parse("v2").unwrap()],
-        }],
-    };
+    let endpoints = vec![Endpoint {
+        address: "127.1.0.4:9000".parse().unwrap(),
+        weight: Weight::new(1).unwrap(),
+        locality: Locality::default(),
+        peer: Peer::Meshed(identity()),
+        state: EndpointState::Ready,
+        subsets: vec![SubsetName::parse("v2").unwrap()],
+    }];
+    let target = Target::new(backend("v2"), policy_of_nothing(), endpoints);
     Service {
         destination: Arc::new(Destination {
             name: payments(),

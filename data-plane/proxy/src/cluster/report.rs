@@ -35,12 +35,16 @@ impl Cluster {
     #[must_use]
     pub fn report(&self, now: Instant) -> Vec<EndpointReport> {
         let state = self.state.borrow();
-        let report = |(member, load): (&Member, &EndpointLoad)| EndpointReport {
-            address: member.endpoint.address,
-            standing: member.health.standing(now),
-            outstanding: load.outstanding(),
-            latency: load.estimated_seconds(now),
-        };
-        state.members.iter().zip(&state.loads).map(report).collect()
+        let known = state.members.iter().map(Member::known);
+        let standings = self.shared.outliers.standings(known, now);
+        let report =
+            |((member, load), standing): ((&Member, &EndpointLoad), Standing)| EndpointReport {
+                address: member.endpoint.address,
+                standing,
+                outstanding: load.outstanding(),
+                latency: load.estimated_seconds(now),
+            };
+        let members = state.members.iter().zip(&state.loads).zip(standings);
+        members.map(report).collect()
     }
 }

@@ -557,11 +557,7 @@ fn target(
         .collect();
     endpoints.sort_by_key(|endpoint| endpoint.address);
     endpoints.dedup_by_key(|endpoint| endpoint.address);
-    Target {
-        backend: backend.clone(),
-        policy,
-        endpoints,
-    }
+    Target::new(backend.clone(), policy, endpoints)
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ pub(super) const EJECTIONS: Metric = counter(
 pub(super) const EJECTED: Metric = gauge(
     "outrigger_endpoints_ejected",
     target_labels!(),
-    "Endpoints out of balancing at present, added over the workers.",
+    "Endpoints out of balancing at present.",
 );
 pub(super) const PENDING: Metric = gauge(
     "outrigger_pool_pending_requests",

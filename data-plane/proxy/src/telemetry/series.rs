@@ -320,7 +320,8 @@ pub(super) struct Shard {
     pub(super) lanes: [OnceLock<Arc<Lane>>; LANES],
     pub(super) retries: [AtomicU64; RetryCause::ALL.len()],
     pub(super) ejections: AtomicU64,
-    pub(super) ejected: AtomicI64,
+    /// Endpoints out: one number, which all workers' shards of a backend lead to.
+    pub(super) ejected: OnceLock<Arc<AtomicI64>>,
     pub(super) pending: AtomicI64,
     /// [`Item::bit`]s that have room.
     granted: AtomicU32,
@@ -428,11 +429,14 @@ impl Series {
     pub(super) fn ejected(&self) {
         let shard = self.shard_for(Item::Ejection);
         add(&shard.ejections, 1);
-        shift(&shard.ejected, 1);
+        if let Some(out) = self.shard.ejected.get() {
+            shard.ejected.get_or_init(|| Arc::clone(out));
+        }
     }
 
-    pub(super) fn returned(&self) {
-        shift(&self.shard_for(Item::Ejection).ejected, -1);
+    /// Where it stands how many endpoints of this backend are out. Only the first call counts.
+    pub fn ejections_of(&self, out: &Arc<AtomicI64>) {
+        self.shard.ejected.get_or_init(|| Arc::clone(out));
     }
 
     /// Changes the number of requests that wait for a connection.

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -183,6 +183,7 @@ impl Table {
                 totals.add(shard);
                 totals.add_present(shard);
             }
+            totals.ejected = entry.ejected();
             totals
         };
         entries
@@ -237,6 +238,17 @@ impl Entry {
             admitted: HashSet::default(),
             unheld: None,
         }
+    }
+
+    /// Endpoints out: a backend's number once, though all its workers lead to it.
+    fn ejected(&self) -> i64 {
+        let mut known: Vec<&Arc<AtomicI64>> = Vec::new();
+        for out in self.shards.iter().filter_map(|shard| shard.ejected.get()) {
+            if !known.iter().any(|other| Arc::ptr_eq(other, out)) {
+                known.push(out);
+            }
+        }
+        known.iter().map(|out| out.load(Ordering::Relaxed)).sum()
     }
 
     /// Takes over the numbers of shards whose handle is gone.
@@ -298,7 +310,6 @@ impl Totals {
 
     /// Adds what is true only while somebody holds the shard.
     fn add_present(&mut self, shard: &Shard) {
-        self.ejected += shard.ejected.load(Ordering::Relaxed);
         if let Some(pending) = &mut self.pending {
             *pending += shard.pending.load(Ordering::Relaxed);
         }

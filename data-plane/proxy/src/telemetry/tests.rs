@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     path::Path,
-    sync::mpsc,
+    sync::{Arc, atomic::AtomicI64, mpsc},
     time::{Duration, Instant},
 };
 
@@ -125,7 +125,7 @@ fn payments() -> (Telemetry, [Rc<Series>; 2]) {
     telemetry.retry(&v2, RetryCause::Reset);
     telemetry.ejected(&v2);
     telemetry.ejected(&v2);
-    telemetry.returned(&v2);
+    v2.ejections_of(&Arc::new(AtomicI64::new(1)));
     (telemetry, [v1, v2])
 }
 
@@ -320,17 +320,24 @@ fn numbers_outlive_their_handle_and_idle_series_go() {
     let two = telemetry.series(&key);
     telemetry.record(&record(200), &one);
     telemetry.record(&record(200), &two);
+    let out = Arc::new(AtomicI64::new(1));
+    for series in [&one, &two] {
+        series.ejections_of(&out);
+    }
     telemetry.ejected(&one);
     drop(one);
     assert_eq!(
         sum(&samples(&telemetry), "outrigger_requests_total", &[]),
         2.0
     );
+    let ejected = || sum(&samples(&telemetry), "outrigger_endpoints_ejected", &[]);
     assert_eq!(
-        sum(&samples(&telemetry), "outrigger_endpoints_ejected", &[]),
-        0.0
+        ejected(),
+        1.0,
+        "once, and as long as a worker holds the backend"
     );
     drop(two);
+    assert_eq!(ejected(), 0.0);
     let table = &telemetry.0.metrics.table;
     let now = Instant::now();
     assert_eq!(
