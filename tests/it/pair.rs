@@ -5,6 +5,7 @@
 //! client's sidecar knows, and calls. Everything runs on one thread; nothing sleeps to settle.
 
 mod change;
+mod connections;
 mod ends;
 mod filters;
 mod http1;

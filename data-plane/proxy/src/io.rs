@@ -4,6 +4,7 @@
 use std::{
     io,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,6 +17,8 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
+use crate::telemetry::{Closed, OpenConnection};
+
 /// A byte stream to an application, another sidecar or a plain endpoint.
 #[derive(Debug)]
 pub enum Io {
@@ -25,6 +28,8 @@ pub enum Io {
     Client(Box<client::TlsStream<TcpStream>>),
     /// We accepted.
     Server(Box<server::TlsStream<TcpStream>>),
+    /// Towards an endpoint whose connections are counted.
+    Counted(Box<Counted>),
     /// Bytes were read ahead to find the protocol: they are read again first.
     Replayed(Box<Replayed>),
     /// In memory, for tests of engines.
@@ -39,6 +44,7 @@ macro_rules! each {
             Io::Plain($stream) => $body,
             Io::Client($stream) => $body,
             Io::Server($stream) => $body,
+            Io::Counted($stream) => $body,
             Io::Replayed($stream) => $body,
             #[cfg(test)]
             Io::Memory($stream) => $body,
@@ -94,6 +100,7 @@ impl Io {
             Self::Plain(stream) => Some(stream),
             Self::Client(stream) => Some(stream.get_ref().0),
             Self::Server(stream) => Some(stream.get_ref().0),
+            Self::Counted(counted) => counted.inner.socket(),
             Self::Replayed(replayed) => replayed.inner.socket(),
             #[cfg(test)]
             Self::Memory(_) => None,
@@ -113,6 +120,7 @@ impl Io {
                 }
             }
             Self::Client(_) | Self::Server(_) => {}
+            Self::Counted(counted) => counted.inner.cut(),
             Self::Replayed(replayed) => replayed.inner.cut(),
             #[cfg(test)]
             Self::Memory(_) => {}
@@ -126,6 +134,7 @@ impl Io {
         match self {
             Self::Server(_) => true,
             Self::Plain(_) | Self::Client(_) => false,
+            Self::Counted(counted) => counted.inner.is_from_sidecar(),
             Self::Replayed(replayed) => replayed.inner.is_from_sidecar(),
             #[cfg(test)]
             Self::Memory(_) => false,
@@ -182,6 +191,92 @@ impl AsyncWrite for Replayed {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// A stream to an endpoint that tells what it carries, and how it ends.
+#[derive(Debug)]
+pub struct Counted {
+    inner: Io,
+    connection: Rc<OpenConnection>,
+}
+
+impl Io {
+    /// Tells `connection` of what passes, and of the end.
+    pub(crate) fn counted(self, connection: &Rc<OpenConnection>) -> Self {
+        Self::Counted(Box::new(Counted {
+            inner: self,
+            connection: Rc::clone(connection),
+        }))
+    }
+}
+
+impl Counted {
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(bytes)) => self.connection.sent(*bytes),
+            Poll::Ready(Err(_)) => self.connection.ends(Closed::Reset),
+            Poll::Pending => {}
+        }
+        written
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.connection.closed();
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        match &read {
+            Poll::Ready(Ok(())) => match buf.filled().len() - before {
+                0 if room > 0 => self.connection.ends(Closed::Peer),
+                bytes => self.connection.received(bytes),
+            },
+            Poll::Ready(Err(_)) => self.connection.ends(Closed::Reset),
+            Poll::Pending => {}
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {

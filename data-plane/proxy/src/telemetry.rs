@@ -23,6 +23,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod trace;
+mod upstream;
 
 use std::{
     cell::RefCell,
@@ -50,6 +51,7 @@ pub use collect::Identity;
 pub use metrics::Handshake;
 pub use record::{Carried, Direction, RequestRecord, Security};
 pub use series::{RetryCause, Series, SeriesKey};
+pub use upstream::{Closed, OpenConnection};
 
 use crate::reason::Reason;
 

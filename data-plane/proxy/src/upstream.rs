@@ -35,6 +35,7 @@ use crate::{
     exchange::{AttemptFailure, Deadline},
     http2,
     io::Io,
+    telemetry::{Closed, OpenConnection},
     tls::{Alpn, TlsContext},
 };
 
@@ -76,6 +77,8 @@ pub struct Connection {
     pub expires: Option<Instant>,
     /// How long it may be idle by its peer's word, less [`IDLE_MARGIN`].
     idle_max: Option<Duration>,
+    /// Who is told what it does.
+    counted: Option<Rc<OpenConnection>>,
     permit: Permit,
 }
 
@@ -92,14 +95,8 @@ pub struct Checkout {
 struct Parked {
     connection: Connection,
     since: Instant,
-}
-
-impl Parked {
-    /// Whether its server may close it any moment now.
-    fn is_over(&self, now: Instant) -> bool {
-        let idle = now.duration_since(self.since);
-        self.connection.idle_max.is_some_and(|most| idle >= most)
-    }
+    /// When its server may close it any moment, by its own word.
+    until: Option<Instant>,
 }
 
 impl Endpoint {
@@ -173,6 +170,7 @@ impl Endpoint {
         match grant {
             // A waiter may be handed an idle HTTP/1 connection: it gives way, its permit serves.
             pool::Grant::Connection(connection) => {
+                connection.ends(Closed::Room);
                 Box::pin(self.connect(alpn, connection.permit, deadline)).await
             }
             pool::Grant::Permit(permit) => Box::pin(self.connect(alpn, permit, deadline)).await,
@@ -192,16 +190,30 @@ impl Endpoint {
             Lifetime::Unlimited => false,
             Lifetime::AtMost(age) => now.duration_since(connection.opened) >= age,
         };
-        let too_short = connection.idle_max == Some(Duration::ZERO);
-        if spent || aged || too_short || connection.has_expired(now) || self.retired.get() {
+        let useless = if spent || aged {
+            Some(Closed::Spent)
+        } else if connection.idle_max == Some(Duration::ZERO) {
+            Some(Closed::Idle)
+        } else if connection.has_expired(now) {
+            Some(Closed::Certificate)
+        } else {
+            self.retired.get().then_some(Closed::Removed)
+        };
+        if let Some(cause) = useless {
+            connection.ends(cause);
             return;
         }
         if let Some(connection) = self.pool.hand_over(self.address, connection) {
             // Requests in other workers wait for its permit.
             if self.pool.is_short() {
+                connection.ends(Closed::Room);
                 return;
             }
+            if let Some(counted) = &connection.counted {
+                counted.idle();
+            }
             self.idle.borrow_mut().push(Parked {
+                until: connection.idle_max.and_then(|most| now.checked_add(most)),
                 connection,
                 since: now,
             });
@@ -221,8 +233,16 @@ impl Endpoint {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
         while let Some(parked) = idle.pop() {
-            if !parked.is_over(now) && !parked.connection.has_expired(now) {
-                return Some(parked.connection);
+            let connection = parked.connection;
+            if parked.until.is_some_and(|until| until <= now) {
+                connection.ends(Closed::Idle);
+            } else if connection.has_expired(now) {
+                connection.ends(Closed::Certificate);
+            } else {
+                if let Some(counted) = &connection.counted {
+                    counted.active();
+                }
+                return Some(connection);
             }
         }
         None
@@ -236,7 +256,9 @@ impl Endpoint {
     /// Closes idle connections: all when the endpoint is gone.
     pub fn retire(&self) {
         self.retired.set(true);
-        self.idle.borrow_mut().clear();
+        for parked in self.idle.borrow_mut().drain(..) {
+            parked.connection.ends(Closed::Removed);
+        }
         self.http2.retire();
     }
 
@@ -248,7 +270,11 @@ impl Endpoint {
                 Lifetime::AtMost(idle) => now.duration_since(parked.since) < idle,
                 Lifetime::Unlimited => true,
             };
-            in_time && !parked.is_over(now)
+            let keep = in_time && parked.until.is_none_or(|until| until > now);
+            if !keep {
+                parked.connection.ends(Closed::Idle);
+            }
+            keep
         });
     }
 
@@ -258,15 +284,25 @@ impl Endpoint {
         if idle.is_empty() {
             self.http2.evict()
         } else {
-            Some(idle.remove(0).connection.permit)
+            let connection = idle.remove(0).connection;
+            connection.ends(Closed::Room);
+            Some(connection.permit)
         }
     }
 }
 
 impl Connection {
-    /// The bytes, the right to have them open, and until when they carry new requests.
-    pub(crate) fn into_parts(self) -> (Io, Permit, Option<Instant>) {
-        (self.io, self.permit, self.expires)
+    /// The bytes, the right to have them open, until when they carry new requests, and who is told
+    /// of them.
+    pub(crate) fn into_parts(self) -> (Io, Permit, Option<Instant>, Option<Rc<OpenConnection>>) {
+        (self.io, self.permit, self.expires, self.counted)
+    }
+
+    /// What it will have been closed for.
+    fn ends(&self, cause: Closed) {
+        if let Some(counted) = &self.counted {
+            counted.ends(cause);
+        }
     }
 
     /// Takes over what the peer said of how long it keeps the connection without a request.

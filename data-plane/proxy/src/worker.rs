@@ -17,7 +17,7 @@ use std::{
 };
 
 use outrigger_model::{
-    Authority, Backend, ConnectionLimits, Lifetime, Peer, RequestsPerConnection,
+    Authority, Backend, ConnectionLimits, Lifetime, Peer, Port, RequestsPerConnection,
 };
 use outrigger_policy::{RequestView, overload::Level};
 use tokio::{
@@ -291,6 +291,10 @@ impl Worker {
             let limits = application_limits();
             let permits = Permits::new(limits.connections_max);
             let pool = Pool::new(limits, permits);
+            if let Ok(port) = Port::new(address.port()) {
+                let series = self.series(&SeriesKey::Inbound { port, peer: None });
+                pool.report_to(&self.shared.telemetry, &series);
+            }
             Endpoint::new(address, Peer::Plain, &pool, Arc::clone(&self.shared.tls))
         });
         Rc::clone(endpoint)
@@ -306,6 +310,8 @@ impl Worker {
         };
         let permits = Permits::new(limits.connections_max);
         let pool = Pool::new(limits, permits);
+        let series = self.series(&SeriesKey::Passthrough);
+        pool.report_to(&self.shared.telemetry, &series);
         Endpoint::new(address, Peer::Plain, &pool, Arc::clone(&self.shared.tls))
     }
 

@@ -31,6 +31,7 @@ use self::{
 use super::limits::Limits;
 use crate::{
     exchange::{AttemptFailure, AttemptFailureKind as Kind, Deadline},
+    telemetry::Closed,
     upstream::{Endpoint, Permit},
 };
 
@@ -131,8 +132,10 @@ impl Slot {
                 Lifetime::Unlimited => false,
                 Lifetime::AtMost(age) => now.duration_since(link.opened) >= age,
             };
-            if aged || link.expires.is_some_and(|at| at <= now) {
-                link.close();
+            if aged {
+                link.leave(Closed::Spent);
+            } else if link.expires.is_some_and(|at| at <= now) {
+                link.leave(Closed::Certificate);
             }
             !link.is_closed()
         });
@@ -146,7 +149,7 @@ impl Slot {
             && link.served() >= most.get()
         {
             links.retain(|other| !Rc::ptr_eq(other, &link));
-            link.carries_last();
+            link.carries_last(Closed::Spent);
         }
         Some(Lease {
             link,
@@ -203,7 +206,7 @@ impl Slot {
         self.links.borrow_mut().retain(|link| {
             let keep = link.idle_for(now).is_none_or(|time| time < idle);
             if !keep {
-                link.close();
+                link.leave(Closed::Idle);
             }
             keep
         });
@@ -212,7 +215,7 @@ impl Slot {
     /// The endpoint is gone: streams in flight finish, then the connections close.
     pub(crate) fn retire(&self) {
         for link in self.links.borrow_mut().drain(..) {
-            link.close();
+            link.leave(Closed::Removed);
         }
     }
 
@@ -228,7 +231,7 @@ impl Slot {
             .iter()
             .position(|link| link.idle_for(Instant::now()).is_some())?;
         let link = links.remove(idle);
-        link.close();
+        link.leave(Closed::Room);
         link.take_permit()
     }
 }

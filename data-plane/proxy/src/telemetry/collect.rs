@@ -2,6 +2,8 @@
 //!
 //! Longer than most, because each family is written out once, beside the counters it is made of.
 
+mod connections;
+
 use std::{
     sync::{Arc, RwLock},
     time::Instant,
@@ -41,7 +43,7 @@ pub(super) struct TrafficCollector {
     descriptions: Vec<Desc>,
 }
 
-const OWN: [Metric; 12] = [
+const OWN: [Metric; 18] = [
     names::REQUESTS,
     names::DURATION,
     names::REQUEST_BYTES,
@@ -54,6 +56,12 @@ const OWN: [Metric; 12] = [
     names::EJECTIONS,
     names::EJECTED,
     names::PENDING,
+    names::UPSTREAM_OPENED,
+    names::UPSTREAM_CLOSED,
+    names::UPSTREAM_ACTIVE,
+    names::UPSTREAM_IDLE,
+    names::UPSTREAM_SENT,
+    names::UPSTREAM_RECEIVED,
 ];
 
 const ISTIO: [Metric; 8] = [
@@ -122,6 +130,9 @@ impl Collector for TrafficCollector {
         for (key, totals) in self.table.totals(Instant::now()) {
             let labels = Labels::of(&key);
             page.target(&labels, &totals);
+            if let Some(connections) = &totals.connections {
+                page.connections(&labels, connections);
+            }
             for (lane, numbers) in &totals.lanes {
                 page.lane(&labels, *lane, numbers);
                 if self.table.istio() {

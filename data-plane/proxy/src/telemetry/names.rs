@@ -129,6 +129,19 @@ macro_rules! target_labels {
     };
 }
 
+macro_rules! connection_labels {
+    ($($more:literal),*) => {
+        &[
+            "direction",
+            "destination_service_name",
+            "destination_service_namespace",
+            "destination_port",
+            "destination_subset",
+            $($more),*
+        ]
+    };
+}
+
 macro_rules! istio_labels {
     ($($more:literal),*) => {
         &[
@@ -209,6 +222,36 @@ pub(super) const PENDING: Metric = gauge(
     "outrigger_pool_pending_requests",
     target_labels!(),
     "Requests that wait for a connection.",
+);
+pub(super) const UPSTREAM_OPENED: Metric = counter(
+    "outrigger_upstream_connections_total",
+    connection_labels!(),
+    "Connections made to endpoints, TLS included; inbound: to the application.",
+);
+pub(super) const UPSTREAM_CLOSED: Metric = counter(
+    "outrigger_upstream_connections_closed_total",
+    connection_labels!("reason"),
+    "Connections to endpoints that ended: peer, reset, idle, spent (requests, age), certificate, room (others waited), removed (the endpoint), unusable (the rest).",
+);
+pub(super) const UPSTREAM_ACTIVE: Metric = gauge(
+    "outrigger_upstream_connections_active",
+    connection_labels!(),
+    "Connections to endpoints that carry a request or opaque bytes at present.",
+);
+pub(super) const UPSTREAM_IDLE: Metric = gauge(
+    "outrigger_upstream_connections_idle",
+    connection_labels!(),
+    "Connections to endpoints that are kept for the next request.",
+);
+pub(super) const UPSTREAM_SENT: Metric = counter(
+    "outrigger_upstream_sent_bytes_total",
+    connection_labels!(),
+    "Bytes written to endpoints, heads and framing included, without TLS's own.",
+);
+pub(super) const UPSTREAM_RECEIVED: Metric = counter(
+    "outrigger_upstream_received_bytes_total",
+    connection_labels!(),
+    "Bytes read from endpoints, heads and framing included, without TLS's own.",
 );
 pub(super) const REFUSALS: Metric = counter(
     "outrigger_refusals_total",
@@ -371,6 +414,12 @@ pub const ALL: &[Metric] = &[
     EJECTIONS,
     EJECTED,
     PENDING,
+    UPSTREAM_OPENED,
+    UPSTREAM_CLOSED,
+    UPSTREAM_ACTIVE,
+    UPSTREAM_IDLE,
+    UPSTREAM_SENT,
+    UPSTREAM_RECEIVED,
     REFUSALS,
     CONNECTIONS,
     CONNECTIONS_ACTIVE,

@@ -29,6 +29,7 @@ use super::{
     Carried, Direction, RequestRecord, Security,
     names::BUCKETS_US,
     table::{Item, Table},
+    upstream::Connections,
 };
 use crate::{exchange::AttemptFailureKind, reason::Reason};
 
@@ -323,11 +324,17 @@ pub(super) struct Shard {
     /// Endpoints out: one number, which all workers' shards of a backend lead to.
     pub(super) ejected: OnceLock<Arc<AtomicI64>>,
     pub(super) pending: AtomicI64,
+    pub(super) connections: Connections,
     /// [`Item::bit`]s that have room.
     granted: AtomicU32,
 }
 
 impl Shard {
+    /// Whether a connection was ever made here.
+    pub(super) fn has_connections(&self) -> bool {
+        self.granted.load(Ordering::Relaxed) & Item::Connections.bit() != 0
+    }
+
     /// Whether requests ever waited here.
     pub(super) fn has_pending(&self) -> bool {
         self.granted.load(Ordering::Relaxed) & Item::Pending.bit() != 0
@@ -335,14 +342,14 @@ impl Shard {
 }
 
 /// Adds to a number that only this worker writes.
-fn add(number: &AtomicU64, more: u64) {
+pub(super) fn add(number: &AtomicU64, more: u64) {
     number.store(
         number.load(Ordering::Relaxed).wrapping_add(more),
         Ordering::Relaxed,
     );
 }
 
-fn shift(number: &AtomicI64, by: i64) {
+pub(super) fn shift(number: &AtomicI64, by: i64) {
     number.store(
         number.load(Ordering::Relaxed).wrapping_add(by),
         Ordering::Relaxed,
@@ -513,7 +520,7 @@ impl Series {
     }
 
     /// The shard on which this item is counted.
-    fn shard_for(&self, item: Item) -> Arc<Shard> {
+    pub(super) fn shard_for(&self, item: Item) -> Arc<Shard> {
         let bit = item.bit();
         let granted = self.shard.granted.load(Ordering::Relaxed);
         if granted & bit != 0 {

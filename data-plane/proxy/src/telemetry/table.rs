@@ -18,14 +18,15 @@ use std::{
 use super::{
     names::{BUCKETS_SECONDS, BUCKETS_US},
     series::{Durations, Lane, LaneIndex, OutcomeKey, RetryCause, SeriesKey, Shard},
+    upstream::{Closed, ConnectionTotals},
 };
 
 /// Most lines on the page (D6).
 pub(super) const LINES_MAX: usize = 5_000;
 
 /// Lines kept for everything that is not a traffic series, and for `other`: both directions of
-/// it with two lanes (72 + 10 lines, twice its outcomes), 9 causes and 3 target metrics come to
-/// 240; refusals by two directions and some forty reasons to 100; the rest of the page to 110.
+/// it with two lanes (72 + 10 lines, twice its outcomes), 9 causes, 8 closings and 8 target metrics come
+/// to 270; refusals by two directions and some forty reasons to 100; the rest of the page to 110.
 const LINES_RESERVED: usize = 500;
 
 /// How long a key lives that nobody holds (D6).
@@ -49,6 +50,10 @@ pub(super) enum Item {
     Ejection,
     /// Waiting requests.
     Pending,
+    /// Connections to endpoints: opened, active, idle, bytes both ways.
+    Connections,
+    /// Those that ended so.
+    Closed(Closed),
 }
 
 impl Item {
@@ -57,6 +62,8 @@ impl Item {
         match self {
             Self::Lane(_) | Self::Failed(_) | Self::Outcome(..) => 0,
             Self::Retry(cause) => 1 << cause.index(),
+            Self::Closed(cause) => 1 << (16 + cause.index()),
+            Self::Connections => 1 << 29,
             Self::Ejection => 1 << 30,
             Self::Pending => 1 << 31,
         }
@@ -73,8 +80,9 @@ impl Item {
             Self::Lane(_) => (durations + 2, durations_istio + 6),
             Self::Failed(_) => (durations, 0),
             Self::Outcome(..) => (1, 1),
-            Self::Retry(_) | Self::Pending => (1, 0),
+            Self::Retry(_) | Self::Pending | Self::Closed(_) => (1, 0),
             Self::Ejection => (2, 0),
+            Self::Connections => (5, 0),
         };
         if istio { own + istios } else { own }
     }
@@ -273,6 +281,7 @@ pub(super) struct Totals {
     pub(super) ejections: u64,
     pub(super) ejected: i64,
     pub(super) pending: Option<i64>,
+    pub(super) connections: Option<ConnectionTotals>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -306,12 +315,19 @@ impl Totals {
         if shard.has_pending() {
             self.pending.get_or_insert(0);
         }
+        if shard.has_connections() {
+            let connections = self.connections.get_or_insert_default();
+            connections.add(&shard.connections);
+        }
     }
 
     /// Adds what is true only while somebody holds the shard.
     fn add_present(&mut self, shard: &Shard) {
         if let Some(pending) = &mut self.pending {
             *pending += shard.pending.load(Ordering::Relaxed);
+        }
+        if let Some(connections) = &mut self.connections {
+            connections.add_present(&shard.connections);
         }
     }
 }

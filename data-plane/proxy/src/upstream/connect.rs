@@ -63,8 +63,14 @@ impl Endpoint {
                 )
             }
         };
+        let counted = self.pool().report_connection();
+        let io = match &counted {
+            Some(counted) => io.counted(counted),
+            None => io,
+        };
         Ok(Connection {
             io,
+            counted,
             peer,
             served: 1,
             opened: now,

@@ -18,7 +18,7 @@ use tokio::{
 use super::{Connection, Endpoint, Permit, Permits, permits::Waiting};
 use crate::{
     exchange::{AttemptFailure, AttemptFailureKind, Deadline},
-    telemetry::{Direction, Handshake, Series, Telemetry},
+    telemetry::{Closed, Direction, Handshake, OpenConnection, Series, Telemetry},
 };
 
 /// Connections of one target in one worker.
@@ -29,7 +29,7 @@ pub struct Pool {
     members: RefCell<Vec<Weak<Endpoint>>>,
     /// This worker's part of the line. Bounded by `pending_max`.
     waiting: RefCell<VecDeque<Waiter>>,
-    /// Who is told of waits and handshakes; nobody for the application beside us.
+    /// Who is told of waits, handshakes and connections.
     report: OnceCell<(Telemetry, Rc<Series>)>,
 }
 
@@ -82,7 +82,7 @@ impl Pool {
         })
     }
 
-    /// Tells of waiting requests on this series, and of handshakes. Only the first call counts.
+    /// Tells of waiting requests and connections on this series, and of handshakes. Only the first call counts.
     pub fn report_to(&self, telemetry: &Telemetry, series: &Rc<Series>) {
         self.report
             .get_or_init(|| (telemetry.clone(), Rc::clone(series)));
@@ -92,6 +92,12 @@ impl Pool {
         if let Some((_, series)) = self.report.get() {
             series.pending(by);
         }
+    }
+
+    /// A connection was made: what it does is told to the one returned.
+    pub(super) fn report_connection(&self) -> Option<Rc<OpenConnection>> {
+        let (_, series) = self.report.get()?;
+        Some(OpenConnection::new(series))
     }
 
     pub(super) fn report_handshake(&self, result: Handshake, took: Duration) {
@@ -282,6 +288,7 @@ impl Pool {
                 }
             } else if !waiter.grant.is_closed() {
                 // Leads elsewhere: closed, its permit opens the one wanted.
+                connection.ends(Closed::Room);
                 drop(waiter.grant.send(Grant::Permit(connection.permit)));
                 return None;
             }

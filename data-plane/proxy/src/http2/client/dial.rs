@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use h2::client::Connection;
 use outrigger_model::Peer;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::{Limits, Link};
 use crate::{
@@ -101,7 +101,7 @@ async fn establish(
     limits: &Limits,
 ) -> Result<(Connection<Io, Bytes>, Rc<Link>), AttemptFailure> {
     let connection = endpoint.open(Alpn::H2, Deadline::NONE).await?;
-    let (io, permit, expires) = connection.into_parts();
+    let (io, permit, expires, counted) = connection.into_parts();
     let refuse =
         |what: String| AttemptFailure::new(Kind::Connect, format!("{}: {what}", endpoint.address));
     let begun = async {
@@ -117,7 +117,7 @@ async fn establish(
     };
     match timeout(limits.settings_timeout, pin!(begun)).await {
         Ok(Ok((sender, connection))) => {
-            let link = Rc::new(Link::new(sender, permit, Instant::now(), expires));
+            let link = Rc::new(Link::new(sender, permit, expires, counted));
             Ok((connection, link))
         }
         Ok(Err(error)) => Err(refuse(format!("no HTTP/2 connection: {error}"))),

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    rc::Rc,
     time::Duration,
 };
 
@@ -13,7 +14,10 @@ use h2::{
 use http::Request;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::upstream::Permit;
+use crate::{
+    telemetry::{Closed, OpenConnection},
+    upstream::Permit,
+};
 
 /// An open connection. Its driver runs in a task of the slot.
 pub(super) struct Link {
@@ -24,6 +28,8 @@ pub(super) struct Link {
     last: RefCell<Option<SendRequest<Bytes>>>,
     /// Counts against the target's `connections_max`.
     permit: RefCell<Option<Permit>>,
+    /// Who is told what it does.
+    counted: Option<Rc<OpenConnection>>,
     in_flight: Cell<u32>,
     served: Cell<u32>,
     idle_since: Cell<Instant>,
@@ -39,17 +45,21 @@ impl Link {
     pub(super) fn new(
         sender: SendRequest<Bytes>,
         permit: Permit,
-        opened: Instant,
         expires: Option<Instant>,
+        counted: Option<Rc<OpenConnection>>,
     ) -> Self {
+        if let Some(counted) = &counted {
+            counted.idle();
+        }
         Self {
+            counted,
             sender: RefCell::new(Some(sender)),
             last: RefCell::new(None),
             permit: RefCell::new(Some(permit)),
             in_flight: Cell::new(0),
             served: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
-            opened,
+            opened: Instant::now(),
             expires,
             drained: Notify::new(),
         }
@@ -73,6 +83,9 @@ impl Link {
     }
 
     pub(super) fn lease(&self) {
+        if let Some(counted) = &self.counted {
+            counted.active();
+        }
         self.in_flight.set(self.in_flight.get().saturating_add(1));
         self.served.set(self.served.get().saturating_add(1));
     }
@@ -80,6 +93,11 @@ impl Link {
     pub(super) fn free(&self) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         self.idle_since.set(Instant::now());
+        if self.in_flight.get() == 0
+            && let Some(counted) = &self.counted
+        {
+            counted.idle();
+        }
         if self.is_closed() && self.in_flight.get() == 0 {
             *self.last.borrow_mut() = None;
             self.drained.notify_one();
@@ -92,14 +110,27 @@ impl Link {
         idle.then(|| now.duration_since(self.idle_since.get()))
     }
 
-    /// The streams leased so far may be opened, no others.
-    pub(super) fn carries_last(&self) {
+    /// The streams leased so far may be opened, no others, for this reason.
+    pub(super) fn carries_last(&self, cause: Closed) {
+        if let Some(counted) = &self.counted {
+            counted.ends(cause);
+        }
+        self.take_sender();
+    }
+
+    fn take_sender(&self) {
         *self.last.borrow_mut() = self.sender.borrow_mut().take();
+    }
+
+    /// Takes no more streams, for this reason.
+    pub(super) fn leave(&self, cause: Closed) {
+        self.carries_last(cause);
+        self.close();
     }
 
     /// Takes no more streams.
     pub(super) fn close(&self) {
-        self.carries_last();
+        self.take_sender();
         if self.in_flight.get() == 0 {
             *self.last.borrow_mut() = None;
             self.drained.notify_one();
