@@ -15,10 +15,17 @@ deny:
 test:
     cargo test
 
-# The sidecar as it goes into images: static, thin LTO, stripped. Needs Debian's musl-tools and
+# The binaries as they go into images: static, thin LTO, stripped. Needs Debian's musl-tools and
 # `rustup target add x86_64-unknown-linux-musl`.
 dist:
     CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --profile dist --target x86_64-unknown-linux-musl -p outrigger-proxy
+    CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --profile dist --target x86_64-unknown-linux-musl -p outrigger --features outrigger/kubernetes
+    cp /etc/ssl/certs/ca-certificates.crt target/
+
+# Both images, with buildah, podman or docker.
+images tool="buildah" tag="0.1.0":
+    {{tool}} build -f Containerfile --target proxy -t outrigger/proxy:{{tag}} .
+    {{tool}} build -f Containerfile --target control-plane -t outrigger/control-plane:{{tag}} .
 
 demo:
     cargo run --release --bin outrigger -- demo

@@ -21,3 +21,13 @@ app.kubernetes.io/component: control-plane
 {{- $name := printf "%s:%s" .name (.root.Values.image.tag | default .root.Chart.AppVersion) -}}
 {{- if $prefix }}{{ printf "%s/%s" $prefix $name }}{{ else }}{{ $name }}{{ end -}}
 {{- end }}
+
+{{/* The identity that the control plane proves to sidecars. */}}
+{{- define "outrigger.identity" -}}
+spiffe://{{ .Values.trustDomain }}/ns/{{ .Release.Namespace }}/sa/outrigger
+{{- end }}
+
+{{/* The injector's webhook configuration: one in each cluster for each namespace of a control plane. */}}
+{{- define "outrigger.webhook" -}}
+outrigger-injector-{{ .Release.Namespace }}
+{{- end }}

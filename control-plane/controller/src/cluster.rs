@@ -5,6 +5,8 @@
 //! - `watch`: every object of one kind, followed for ever.
 //! - [`lease`]: which replica has the duties that one alone may have.
 //! - [`root`]: the mesh's root in a Secret, and its certificate in every namespace.
+//! - [`owner`]: whose end is the end of what is made here.
+//! - [`webhook`]: what the API server trusts when it calls webhooks.
 //!
 //! Invariants: no call waits longer than [`CALL_TIMEOUT`]; nothing of an answer is believed beyond
 //! its type; tokens and keys are in no error and no log.
@@ -15,19 +17,10 @@ mod body;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod lease;
+pub mod owner;
 pub mod root;
 pub(crate) mod watch;
+pub mod webhook;
 
 pub use api::{Api, ApiError, CALL_TIMEOUT, ConnectError};
 pub(crate) use backoff::Backoff;
-
-/// Labels of every object that is made here.
-fn labels() -> std::collections::BTreeMap<String, String> {
-    let labels = [
-        ("app.kubernetes.io/name", "outrigger"),
-        ("app.kubernetes.io/managed-by", "outrigger"),
-    ];
-    labels
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into()
-}

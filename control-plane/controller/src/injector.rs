@@ -16,6 +16,7 @@
 mod annotation;
 mod container;
 mod decision;
+mod file;
 pub mod manifest;
 mod patch;
 mod pod;
@@ -30,6 +31,7 @@ use serde_json::{Map, Value};
 
 pub use annotation::InjectError;
 pub use decision::{Namespace, Skip};
+pub use file::{SettingsError, SettingsFile};
 pub use patch::patch;
 pub use settings::{Capture, Placement, PullPolicy, Resources, Settings};
 

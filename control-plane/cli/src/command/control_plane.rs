@@ -3,7 +3,7 @@
 //! It waits for the API server for as long as it takes, is ready when everything there is was
 //! compiled and is served, and on SIGTERM sends its sidecars to another replica.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, routing::get};
@@ -11,6 +11,10 @@ use clap::Args;
 use outrigger_controller::{
     cluster::Api,
     controller::kubernetes::{self, KubernetesOptions, RunningInCluster},
+    injector::{
+        SettingsFile,
+        webhook::{self, Webhook, WebhookMetrics},
+    },
 };
 use outrigger_model::{Hostname, MeshSettings, Namespace, Ratio, ServiceAccount, TrustDomain};
 
@@ -39,6 +43,15 @@ pub(crate) struct Arguments {
     /// Serve webhooks here, to the API server
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15017")]
     pub(crate) webhook_listen: SocketAddr,
+    /// Inject sidecars as this file says, which is followed as it changes; without it: not at all
+    #[arg(long, value_name = "FILE")]
+    pub(crate) injector_settings: Option<PathBuf>,
+    /// Keep `caBundle` of this MutatingWebhookConfiguration true
+    #[arg(long, value_name = "NAME")]
+    pub(crate) webhook_configuration: Option<String>,
+    /// ClusterRole with whose end Secret, ConfigMaps and Lease made here end
+    #[arg(long, value_name = "NAME")]
+    pub(crate) owner: Option<String>,
     /// Trust domain of identities
     #[arg(long, value_name = "NAME", value_parser = TrustDomain::parse, default_value = "cluster.local")]
     pub(crate) trust_domain: TrustDomain,
@@ -95,7 +108,16 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 /// Starts what listens beside discovery, metrics and health: the webhooks that the API server calls.
 async fn listen(running: &mut RunningInCluster, arguments: &Arguments) -> anyhow::Result<()> {
-    let webhooks = Router::new().route("/live", get(|| async { "live\n" }));
+    let mut webhooks = Router::new().route("/live", get(|| async { "live\n" }));
+    if let Some(path) = &arguments.injector_settings {
+        let file = SettingsFile::open(path)?;
+        webhooks = webhooks.merge(webhook::router(Webhook {
+            settings: file.settings(),
+            namespaces: Arc::new(running.cluster().clone()),
+            metrics: WebhookMetrics::new(running.registry())?,
+        }));
+        running.run(file.follow());
+    }
     let address = arguments.webhook_listen;
     running.serve_webhooks(address, webhooks).await?;
     Ok(())
@@ -118,6 +140,8 @@ fn options(arguments: &Arguments) -> anyhow::Result<KubernetesOptions> {
         listen: arguments.listen,
         metrics: arguments.metrics,
         leaf_lifetime: arguments.leaf_lifetime,
+        webhook_configuration: arguments.webhook_configuration.clone(),
+        owner: arguments.owner.clone(),
         settings: MeshSettings {
             cluster_domain: arguments.cluster_domain.clone(),
             access_log: arguments.access_log.into(),

@@ -105,7 +105,8 @@ pub(crate) const ENDPOINT_SLICE: Shape = Shape::Object(&[
     METADATA,
     required("addressType", Shape::Enum(&["IPv4", "IPv6", "FQDN"])),
     used("ports", Shape::List(&Shape::Object(SLICE_PORT))),
-    required("endpoints", Shape::Bulk(&Shape::Object(SLICE_ENDPOINT))),
+    // Kubernetes writes `null` while there are none.
+    used("endpoints", Shape::Bulk(&Shape::Object(SLICE_ENDPOINT))),
 ]);
 
 const SLICE_PORT: &[Field] = &[

@@ -216,6 +216,21 @@ impl Api {
             .await
     }
 
+    /// Changes an object by operations (RFC 6902), all of them or none: a `test` that fails refuses
+    /// the patch (422).
+    ///
+    /// # Errors
+    /// As said, when there is no such object (404), or the call fails otherwise.
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        operations: &[serde_json::Value],
+    ) -> Result<T, ApiError> {
+        let body = json(path, &operations)?;
+        self.call(Method::PATCH, path, "application/json-patch+json", body)
+            .await
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -285,7 +285,14 @@ impl World {
                 ok(&self.store(&place.collection, body))
             }
             ("PATCH", Some(mut object)) => {
-                object["data"] = body["data"].clone();
+                match body.as_array() {
+                    Some(operations) => {
+                        if !operate(&mut object, operations) {
+                            return refuse(422, "a test failed");
+                        }
+                    }
+                    None => object["data"] = body["data"].clone(),
+                }
                 ok(&self.store(&place.collection, object))
             }
             _ => refuse(405, "method not allowed"),
@@ -371,12 +378,34 @@ impl Place {
                 name: parts.get(2).map(|name| (*name).to_owned()),
             };
         }
+        // `/api/v1/PLURAL/NAME`, `/apis/GROUP/VERSION/PLURAL/NAME`.
+        let slashes = if path.starts_with("/apis/") { 5 } else { 4 };
+        let (collection, name) = match path.rsplit_once('/') {
+            Some((collection, name)) if path.matches('/').count() == slashes => {
+                (collection, Some(name.to_owned()))
+            }
+            _ => (path, None),
+        };
         Self {
-            collection: path.to_owned(),
+            collection: collection.to_owned(),
             namespace: String::new(),
-            name: None,
+            name,
         }
     }
+}
+
+/// `test` and `add` of RFC 6902, to fields. Says whether every test holds.
+fn operate(object: &mut Value, operations: &[Value]) -> bool {
+    operations.iter().all(|operation| {
+        let path = operation["path"].as_str().unwrap();
+        let value = &operation["value"];
+        if operation["op"] == "test" {
+            return object.pointer(path) == Some(value);
+        }
+        let (parent, field) = path.rsplit_once('/').unwrap();
+        object.pointer_mut(parent).unwrap()[field] = value.clone();
+        true
+    })
 }
 
 fn key_of(object: &Value) -> String {

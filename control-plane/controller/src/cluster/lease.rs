@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, ApiError};
+use super::{Api, ApiError, owner::Owner};
 
 /// How often a holder renews, and others look.
 pub const RENEW: Duration = Duration::from_secs(2);
@@ -40,6 +40,7 @@ pub struct Candidate {
     name: String,
     /// Who we are: the pod's name.
     identity: String,
+    owner: Owner,
     seen: Option<Seen>,
 }
 
@@ -70,8 +71,15 @@ impl Candidate {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             identity: identity.to_owned(),
+            owner: Owner::default(),
             seen: None,
         }
+    }
+
+    /// Names the owner of the Lease, should it be made here.
+    #[must_use]
+    pub fn owned_by(self, owner: Owner) -> Self {
+        Self { owner, ..self }
     }
 
     /// Says in `leads` whether this replica is the one, until stopped; then gives the Lease back.
@@ -152,9 +160,8 @@ impl Candidate {
     async fn create(&mut self) -> Result<bool, ApiError> {
         let lease = Lease {
             metadata: ObjectMeta {
-                name: Some(self.name.clone()),
                 namespace: Some(self.namespace.clone()),
-                ..ObjectMeta::default()
+                ..self.owner.metadata(&self.name)
             },
             spec: Some(self.spec()),
         };

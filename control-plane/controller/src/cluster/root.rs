@@ -16,7 +16,7 @@ use k8s_openapi::{
 use outrigger_ca::{CertificateAuthority, RootError, generate_root};
 use outrigger_model::{Namespace, TrustDomain};
 
-use super::{Api, ApiError, Backoff};
+use super::{Api, ApiError, Backoff, owner::Owner};
 
 mod config_map;
 
@@ -40,13 +40,17 @@ pub enum RootSecretError {
         /// Its namespace.
         namespace: Namespace,
     },
+    /// It was made by a mesh that is gone, and goes with it.
+    #[error("the Secret {SECRET} is of a mesh that was uninstalled, and about to be deleted")]
+    Ending,
     /// What it holds cannot be used.
     #[error(transparent)]
     Root(#[from] RootError),
 }
 
 /// The authority of the root in the Secret, which is made if it is not there. Waits while the API
-/// server is away, or somebody has yet to write what the Secret should hold.
+/// server is away, somebody has yet to write what the Secret should hold, or one of a mesh before
+/// this one is about to be deleted.
 ///
 /// # Errors
 /// When the Secret holds a root that cannot be used.
@@ -54,10 +58,11 @@ pub async fn authority(
     api: &Api,
     namespace: &Namespace,
     trust_domain: &TrustDomain,
+    owner: &Owner,
 ) -> Result<CertificateAuthority, RootError> {
     let mut backoff = Backoff::default();
     loop {
-        let error = match try_authority(api, namespace, trust_domain).await {
+        let error = match try_authority(api, namespace, trust_domain, owner).await {
             Ok(authority) => return Ok(authority),
             Err(RootSecretError::Root(error)) => return Err(error),
             Err(error) => error,
@@ -76,15 +81,14 @@ async fn try_authority(
     api: &Api,
     namespace: &Namespace,
     trust_domain: &TrustDomain,
+    owner: &Owner,
 ) -> Result<CertificateAuthority, RootSecretError> {
     let folder = format!("/api/v1/namespaces/{namespace}/secrets");
     let path = format!("{folder}/{SECRET}");
     let secret: Secret = match api.get(&path).await {
         Err(error) if error.code() == Some(404) => {
-            match api
-                .create(&folder, &new_secret(namespace, trust_domain)?)
-                .await
-            {
+            let secret = new_secret(namespace, trust_domain, owner)?;
+            match api.create(&folder, &secret).await {
                 Ok(secret) => {
                     tracing::info!(%namespace, secret = SECRET, "made a root for the mesh");
                     secret
@@ -96,10 +100,17 @@ async fn try_authority(
         }
         other => other?,
     };
+    if owner.outlives(&secret.metadata) {
+        return Err(RootSecretError::Ending);
+    }
     from_secret(&secret, namespace, trust_domain)
 }
 
-fn new_secret(namespace: &Namespace, trust_domain: &TrustDomain) -> Result<Secret, RootError> {
+fn new_secret(
+    namespace: &Namespace,
+    trust_domain: &TrustDomain,
+    owner: &Owner,
+) -> Result<Secret, RootError> {
     let (certificate, key) = generate_root(trust_domain)?;
     let data = [
         ("ca.crt".to_owned(), ByteString(certificate.into_bytes())),
@@ -107,10 +118,8 @@ fn new_secret(namespace: &Namespace, trust_domain: &TrustDomain) -> Result<Secre
     ];
     Ok(Secret {
         metadata: ObjectMeta {
-            name: Some(SECRET.to_owned()),
             namespace: Some(namespace.to_string()),
-            labels: Some(super::labels()),
-            ..ObjectMeta::default()
+            ..owner.metadata(SECRET)
         },
         data: Some(data.into()),
         type_: Some("Opaque".to_owned()),

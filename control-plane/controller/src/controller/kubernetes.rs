@@ -23,11 +23,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EVENTS_MAX, Event, InForce, SHUTDOWN_MAX, Server, ServerOptions, StartError, monitor,
-    owner::Owner,
+    EVENTS_MAX, Event, InForce, SHUTDOWN_MAX, Server, ServerOptions, StartError, monitor, owner,
 };
 use crate::{
-    cluster::{Api, lease::Candidate, root},
+    cluster::{Api, lease::Candidate, owner::Owner, root, webhook},
     discovery::DiscoveryHandle,
     identity::TokenReviews,
     source::{Cluster, Kubernetes, Source},
@@ -56,6 +55,11 @@ pub struct KubernetesOptions {
     pub leaf_lifetime: Duration,
     /// What every sidecar is told.
     pub settings: MeshSettings,
+    /// Name of the MutatingWebhookConfiguration whose `caBundle` is kept true; `None`: there is
+    /// none.
+    pub webhook_configuration: Option<String>,
+    /// ClusterRole with whose end everything ends that is made here; `None`: it stays.
+    pub owner: Option<String>,
 }
 
 /// A control plane that runs until [`Self::shutdown`] or until dropped, which ends it at once.
@@ -91,7 +95,7 @@ pub async fn start(options: KubernetesOptions, api: Api) -> Result<RunningInClus
     let metrics = monitor::serve(options.metrics, page, &stop, &mut tasks).await?;
 
     let settings = &options.settings;
-    let authority = root::authority(&api, &options.namespace, &settings.trust_domain).await?;
+    let (authority, owner) = authority(&options, &api).await?;
     let authority = Arc::new(authority);
     super::root::show(&authority, &registry)?;
     let warnings = super::root::warn(Arc::clone(&authority));
@@ -111,14 +115,14 @@ pub async fn start(options: KubernetesOptions, api: Api) -> Result<RunningInClus
     });
     let (events, said) = broadcast::channel(EVENTS_MAX);
     tasks.spawn(log(said));
-    let mut owner = Owner::new(
+    let mut objects = owner::Owner::new(
         Source::Kubernetes(Box::new(source)),
         compiler,
         discovery.clone(),
         events,
         watch::channel(InForce::default()).0,
     );
-    owner.begin(first, Resource::TrustBundle(authority.trust_bundle()));
+    objects.begin(first, Resource::TrustBundle(authority.trust_bundle()));
 
     let server = ServerOptions {
         names: names(&options, options.listen),
@@ -133,9 +137,9 @@ pub async fn start(options: KubernetesOptions, api: Api) -> Result<RunningInClus
     )?;
     let (listener, address) = bind(options.listen).await?;
     server.serve(listener, &discovery, &stop, &mut tasks);
-    tasks.spawn(owner.run(stop.clone()));
+    tasks.spawn(objects.run(stop.clone()));
     let roots = super::root_pem(&authority);
-    let leads = lead(&options, &api, &cluster, roots, &stop, &mut tasks);
+    let leads = lead(&options, &api, &cluster, (roots, owner), &stop, &mut tasks);
     ready.send_replace(true);
     tracing::info!(%address, replica = options.replica, "control plane started");
     Ok(RunningInCluster {
@@ -151,6 +155,20 @@ pub async fn start(options: KubernetesOptions, api: Api) -> Result<RunningInClus
         stop,
         tasks,
     })
+}
+
+/// The mesh's root, and who owns what is made for it.
+async fn authority(
+    options: &KubernetesOptions,
+    api: &Api,
+) -> Result<(CertificateAuthority, Owner), StartError> {
+    let owner = match &options.owner {
+        Some(name) => Owner::cluster_role(api, name).await,
+        None => Owner::default(),
+    };
+    let (namespace, trust_domain) = (&options.namespace, &options.settings.trust_domain);
+    let authority = root::authority(api, namespace, trust_domain, &owner).await?;
+    Ok((authority, owner))
 }
 
 /// Logs what there is to say about objects and sidecars, until there is nobody left to say it.
@@ -211,15 +229,21 @@ fn lead(
     options: &KubernetesOptions,
     api: &Api,
     cluster: &Cluster,
-    roots: String,
+    (roots, owner): (String, Owner),
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> watch::Receiver<bool> {
     let (namespace, replica) = (options.namespace.as_str(), &options.replica);
-    let candidate = Candidate::new(api.clone(), namespace, LEASE, replica);
+    let candidate = Candidate::new(api.clone(), namespace, LEASE, replica).owned_by(owner.clone());
     let (leads, is_leader) = watch::channel(false);
     tasks.spawn(candidate.run(leads, stop.clone()));
-    let duties = duties(api.clone(), cluster.namespaces(), roots, is_leader.clone());
+    let duties = duties(
+        api.clone(),
+        cluster.namespaces(),
+        options.webhook_configuration.clone(),
+        (roots, owner),
+        is_leader.clone(),
+    );
     let stopped = stop.clone();
     tasks.spawn(async move {
         stopped.run_until_cancelled(duties).await;
@@ -227,20 +251,30 @@ fn lead(
     is_leader
 }
 
-/// What the leader alone does: the root certificate in every namespace.
+/// What the leader alone does: the root certificate in every namespace, and in the webhook's
+/// configuration.
 async fn duties(
     api: Api,
     namespaces: watch::Receiver<BTreeSet<Namespace>>,
-    roots: String,
+    webhook: Option<String>,
+    (roots, owner): (String, Owner),
     mut leads: watch::Receiver<bool>,
 ) {
     let (_hold, roots) = watch::channel(roots);
     while leads.wait_for(|leads| *leads).await.is_ok() {
         let mut deposed = leads.clone();
         tokio::select! {
-            () = root::keep(api.clone(), namespaces.clone(), roots.clone()) => {}
+            () = root::keep(api.clone(), namespaces.clone(), roots.clone(), owner.clone()) => {}
+            () = keep_webhook(&api, webhook.as_deref(), &roots) => {}
             _ = deposed.wait_for(|leads| !*leads) => {}
         }
+    }
+}
+
+async fn keep_webhook(api: &Api, name: Option<&str>, roots: &watch::Receiver<String>) {
+    match name {
+        Some(name) => webhook::keep(api.clone(), name, roots.clone()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -316,6 +350,14 @@ impl RunningInCluster {
         let (tls, stop) = (Arc::new(tls), &self.stop);
         transport::web::serve(listener, tls, metrics, router, stop, &mut self.tasks);
         Ok(bound)
+    }
+
+    /// Has a task run until it ends or the control plane is shut down.
+    pub fn run(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopped = self.stop.clone();
+        self.tasks.spawn(async move {
+            stopped.run_until_cancelled(task).await;
+        });
     }
 
     /// Ends all streams and tasks: sidecars connect to another replica, and work on meanwhile with

@@ -2,11 +2,11 @@
 //!
 //! Only pods that are created are asked about. A review that cannot be read is the API server's
 //! fault and answered with 400; a pod whose annotations cannot be used is refused with the
-//! annotation's name; everything else is admitted, with a sidecar or without. While the
-//! namespaces are not known yet the answer is 503, which the API server counts as a failed call
-//! and its failure policy decides on (DEF-36).
+//! annotation's name; everything else is admitted, with a sidecar or without. A namespace that is
+//! not known yet, because it is as young as its pod, is waited for; then the answer is 503, which
+//! the API server counts as a failed call and its failure policy decides on (DEF-36).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -16,19 +16,46 @@ use axum::{
     routing::post,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::future::BoxFuture;
 use prometheus::{IntCounterVec, Opts, Registry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::{sync::watch, time::timeout};
 
 use super::{Injected, Namespace, Settings, inject, patch};
 
 /// Largest review that is read: an object of etcd's limit (1.5 MiB), with room for its envelope.
 const REVIEW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Longest wait for a namespace to become known: the API server waits for 5 s (DEF-36).
+const NAMESPACE_MAX: Duration = Duration::from_secs(3);
+
 /// Labels of namespaces, as the source knows them.
 pub trait Namespaces: Send + Sync + 'static {
-    /// The labels of `name`; `None` while it is not known.
-    fn labels(&self, name: &str) -> Option<BTreeMap<String, String>>;
+    /// The labels of `name`, as soon as it is known.
+    fn labels<'a>(&'a self, name: &'a str) -> BoxFuture<'a, BTreeMap<String, String>>;
+}
+
+#[cfg(feature = "kubernetes")]
+impl Namespaces for crate::source::Cluster {
+    fn labels<'a>(&'a self, name: &'a str) -> BoxFuture<'a, BTreeMap<String, String>> {
+        Box::pin(async move {
+            let mut namespaces = self.namespaces();
+            loop {
+                namespaces.borrow_and_update();
+                if let Some(labels) = self.namespace_labels(name) {
+                    let owned = |(name, value): (Arc<str>, Arc<str>)| {
+                        (name.as_ref().to_owned(), value.as_ref().to_owned())
+                    };
+                    return labels.into_iter().map(owned).collect();
+                }
+                if namespaces.changed().await.is_err() {
+                    // The source has ended: nothing becomes known any more.
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
+    }
 }
 
 /// Counts what became of pods.
@@ -63,8 +90,8 @@ impl WebhookMetrics {
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "holds a foreign lookup")]
 pub struct Webhook {
-    /// What is put into pods.
-    pub settings: Arc<Settings>,
+    /// What is put into pods: what is in force at each review.
+    pub settings: watch::Receiver<Arc<Settings>>,
     /// Who is enrolled.
     pub namespaces: Arc<dyn Namespaces>,
     /// What became of pods.
@@ -141,7 +168,8 @@ async fn review(
         webhook.metrics.count("not_a_new_pod");
         return answer(admitted(request.uid));
     }
-    let Some(labels) = webhook.namespaces.labels(&request.namespace) else {
+    let known = webhook.namespaces.labels(&request.namespace);
+    let Ok(labels) = timeout(NAMESPACE_MAX, known).await else {
         webhook.metrics.count("unknown_namespace");
         let text = format!(
             "namespace {} is not known to the injector yet; try again",
@@ -153,7 +181,8 @@ async fn review(
         name: &request.namespace,
         labels: &labels,
     };
-    let result = inject(&webhook.settings, &namespace, &request.object);
+    let settings = Arc::clone(&webhook.settings.borrow());
+    let result = inject(&settings, &namespace, &request.object);
     webhook.metrics.count(match &result {
         Ok(Injected { skipped: None, .. }) => "injected",
         Ok(Injected { .. }) => "skipped",
@@ -208,8 +237,11 @@ mod tests {
     struct Known(Option<BTreeMap<String, String>>);
 
     impl Namespaces for Known {
-        fn labels(&self, _: &str) -> Option<BTreeMap<String, String>> {
-            self.0.clone()
+        fn labels<'a>(&'a self, _: &'a str) -> BoxFuture<'a, BTreeMap<String, String>> {
+            match self.0.clone() {
+                Some(labels) => Box::pin(std::future::ready(labels)),
+                None => Box::pin(std::future::pending()),
+            }
         }
     }
 
@@ -221,7 +253,7 @@ mod tests {
                 .collect()
         });
         let router = router(Webhook {
-            settings: Arc::new(super::super::tests::settings()),
+            settings: watch::channel(Arc::new(super::super::tests::settings())).1,
             namespaces: Arc::new(Known(labels)),
             metrics: WebhookMetrics::new(&Registry::new()).unwrap(),
         });
@@ -305,7 +337,7 @@ mod tests {
         );
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_unknown_namespace_fails_the_call() {
         let (status, _) = post(None, review_of(&json!({}))).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);

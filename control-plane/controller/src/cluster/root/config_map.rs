@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::ConfigMap;
 use outrigger_model::Namespace;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -18,6 +18,7 @@ use tokio::{
 
 use super::super::{
     Api, ApiError,
+    owner::Owner,
     watch::{Event, Item, Listing, Watch},
 };
 
@@ -45,6 +46,7 @@ pub async fn keep(
     api: Api,
     mut namespaces: watch::Receiver<BTreeSet<Namespace>>,
     mut roots: watch::Receiver<String>,
+    owner: Owner,
 ) {
     let (to_events, mut events) = mpsc::channel(EVENTS_MAX);
     let listing = Listing {
@@ -74,7 +76,7 @@ pub async fn keep(
         }
         let root = roots.borrow_and_update().clone();
         let wanted = namespaces.borrow_and_update().clone();
-        is_done = put_right(&api, &wanted, &root, held).await;
+        is_done = put_right(&api, &wanted, &root, &owner, held).await;
     }
 }
 
@@ -120,6 +122,7 @@ async fn put_right(
     api: &Api,
     namespaces: &BTreeSet<Namespace>,
     root: &str,
+    owner: &Owner,
     held: &mut Held,
 ) -> bool {
     let mut is_done = true;
@@ -128,7 +131,7 @@ async fn put_right(
         if present.is_some_and(|present| present == root) {
             continue;
         }
-        match write(api, namespace, root, present.is_some()).await {
+        match write(api, namespace, root, owner, present.is_some()).await {
             Ok(()) => drop(held.insert(namespace.as_str().into(), root.to_owned())),
             Err(error) => {
                 let cause = &error as &dyn std::error::Error;
@@ -144,15 +147,12 @@ async fn write(
     api: &Api,
     namespace: &Namespace,
     root: &str,
+    owner: &Owner,
     is_there: bool,
 ) -> Result<(), ApiError> {
     let folder = format!("/api/v1/namespaces/{namespace}/configmaps");
     let map = ConfigMap {
-        metadata: ObjectMeta {
-            name: Some(CONFIG_MAP.to_owned()),
-            labels: Some(super::super::labels()),
-            ..ObjectMeta::default()
-        },
+        metadata: owner.metadata(CONFIG_MAP),
         data: Some([(KEY.to_owned(), root.to_owned())].into()),
         ..ConfigMap::default()
     };

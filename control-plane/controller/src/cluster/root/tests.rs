@@ -23,7 +23,7 @@ fn names() -> (Namespace, TrustDomain) {
 
 async fn open(fake: &Fake) -> Result<CertificateAuthority, RootError> {
     let (namespace, trust_domain) = names();
-    authority(&fake.api(), &namespace, &trust_domain).await
+    authority(&fake.api(), &namespace, &trust_domain, &Owner::default()).await
 }
 
 fn roots(authority: &CertificateAuthority) -> Vec<Arc<[u8]>> {
@@ -137,6 +137,28 @@ async fn a_secret_that_is_not_filled_yet_is_waited_for_and_a_wrong_one_is_an_err
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_secret_of_a_mesh_that_was_uninstalled_is_not_used_any_more() {
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let fake = Fake::new();
+    let (namespace, trust_domain) = names();
+    let role = |uid: &str| json!({"metadata": {"name": "mesh", "uid": uid}});
+    fake.world().put(roles, role("first"));
+    let api = fake.api();
+    let owner = Owner::cluster_role(&api, "mesh").await;
+    let first = authority(&api, &namespace, &trust_domain, &owner).await;
+    fake.world().put(roles, role("second"));
+    let owner = Owner::cluster_role(&api, "mesh").await;
+    let again = authority(&api, &namespace, &trust_domain, &owner);
+    tokio::pin!(again);
+    let early = timeout(Duration::from_secs(300), &mut again).await;
+    assert!(early.is_err(), "the Secret is about to be collected");
+    fake.world()
+        .delete(SECRETS, &format!("outrigger-system/{SECRET}"));
+    let second = timeout(Duration::from_secs(300), again).await.unwrap();
+    assert_ne!(roots(&first.unwrap()), roots(&second.unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_namespace_has_the_root_certificate_whatever_is_done_to_it() {
     let fake = Fake::new();
     let all = |names: &[&str]| -> BTreeSet<Namespace> {
@@ -169,7 +191,12 @@ async fn every_namespace_has_the_root_certificate_whatever_is_done_to_it() {
     let (namespaces, seen_namespaces) = watch::channel(all(&["a", "b"]));
     let (roots, seen_roots) = watch::channel("one".to_owned());
     let mut task = JoinSet::new();
-    task.spawn(keep(fake.api(), seen_namespaces, seen_roots));
+    task.spawn(keep(
+        fake.api(),
+        seen_namespaces,
+        seen_roots,
+        Owner::default(),
+    ));
     let soon = Duration::from_secs(1);
     sleep(soon).await;
     assert_eq!(held(), [pair("a", "one"), pair("b", "one")]);

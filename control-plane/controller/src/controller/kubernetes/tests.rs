@@ -26,6 +26,8 @@ fn options() -> KubernetesOptions {
         metrics: any,
         leaf_lifetime: Duration::from_secs(3_600),
         settings: MeshSettings::defaults(TrustDomain::parse("cluster.local").unwrap()),
+        webhook_configuration: Some("outrigger-injector".to_owned()),
+        owner: Some("outrigger-mesh".to_owned()),
     }
 }
 
@@ -55,6 +57,10 @@ async fn it_waits_for_the_api_server_serves_and_gives_back_what_it_held() {
     fake.world().put(
         "/api/v1/namespaces",
         json!({"metadata": {"name": "shop", "uid": "u"}}),
+    );
+    fake.world().put(
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+        json!({"metadata": {"name": "outrigger-mesh", "uid": "the-role"}}),
     );
     let (api, other) = (fake.api(), fake.clone());
     let starting = start(options(), api);
@@ -87,6 +93,21 @@ async fn it_waits_for_the_api_server_serves_and_gives_back_what_it_held() {
     until(|| fake.world().all("/api/v1/configmaps").len() == 1).await;
     let map = fake.world().all("/api/v1/configmaps").remove(0);
     assert_eq!(map["data"]["ca.crt"], running.root_pem());
+
+    // All that was made goes when the chart's role goes.
+    for collection in [
+        "/api/v1/secrets",
+        "/api/v1/configmaps",
+        "/apis/coordination.k8s.io/v1/leases",
+    ] {
+        let made = fake.world().all(collection).remove(0);
+        let owner = &made["metadata"]["ownerReferences"][0];
+        assert_eq!(
+            (&owner["uid"], &owner["kind"]),
+            (&json!("the-role"), &json!("ClusterRole")),
+            "{collection}"
+        );
+    }
 
     // A webhook answers under the Service's name to whoever trusts the root.
     let router = Router::new().route("/x", axum::routing::get(|| async { "seen" }));
