@@ -53,6 +53,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("outrigger-shop", &[]),
+    // Knows the mesh from outside alone.
+    ("outrigger-e2e", &[]),
 ];
 
 fn root() -> PathBuf {
