@@ -1,5 +1,5 @@
-//! `/config`'s `health`: how endpoints are, as each worker sees it. Outlier detection is a worker's
-//! own affair, so each is asked; one that does not answer in time is named, not waited for.
+//! `/config`'s `health`: how endpoints are, and the load and latency that each worker sees. So each is
+//! asked; one that does not answer in time is named, not waited for.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -11,7 +11,8 @@
 //! moment. Membership follows the newest target that any worker has met; an older one joins what
 //! is there, and what is no longer there is healthy for it and judged by nobody.
 //!
-//! Sketch: without trouble two loads and a comparison a request; with it about 50 ns under the lock.
+//! Cost: an attempt without trouble is two loads and two comparisons, 105 instructions by callgrind
+//! with its loop around it (the machine itself, unshared: 174).
 
 use std::{
     net::SocketAddr,

@@ -154,7 +154,14 @@ impl Downstream {
         {
             let sentinel = match self.sentinel.take() {
                 Some(sentinel) => sentinel,
-                None => Sentinel::new(socket)?,
+                None => match Sentinel::new(socket) {
+                    Ok(sentinel) => sentinel,
+                    // No descriptor left: then it is noticed when the answer is written.
+                    Err(error) => {
+                        tracing::debug!(%error, "the end of a client is not looked for");
+                        return Ok(());
+                    }
+                },
             };
             let end = self.sentinel.insert(sentinel).poll_end(cx);
             if let Poll::Ready(end) = end {

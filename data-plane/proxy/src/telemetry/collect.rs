@@ -2,7 +2,7 @@
 //!
 //! Longer than most, because each family is written out once, beside the counters it is made of.
 
-mod connections;
+mod targets;
 
 use std::{
     sync::{Arc, RwLock},
@@ -20,8 +20,8 @@ use prometheus::{
 use super::{
     Direction,
     names::{self, BASE, BUCKET_NOT_ISTIO, BUCKETS_SECONDS, BUCKETS_US, Kind, Metric},
-    series::{Code, LaneIndex, OutcomeKey, RetryCause, SeriesKey},
-    table::{DurationTotals, LaneTotals, Table, Totals},
+    series::{Code, LaneIndex, OutcomeKey, SeriesKey},
+    table::{DurationTotals, LaneTotals, Table},
 };
 use crate::reason::Reason;
 
@@ -130,9 +130,6 @@ impl Collector for TrafficCollector {
         for (key, totals) in self.table.totals(Instant::now()) {
             let labels = Labels::of(&key);
             page.target(&labels, &totals);
-            if let Some(connections) = &totals.connections {
-                page.connections(&labels, connections);
-            }
             for (lane, numbers) in &totals.lanes {
                 page.lane(&labels, *lane, numbers);
                 if self.table.istio() {
@@ -170,33 +167,6 @@ impl Page {
         let mut sample = Sample::from_label(labels.collect());
         value.put(&mut sample);
         samples.push(sample);
-    }
-
-    fn target(&mut self, labels: &Labels, totals: &Totals) {
-        let target = labels.target();
-        for cause in RetryCause::ALL {
-            let count = totals.retries.get(cause.index()).copied().unwrap_or(0);
-            if count > 0 {
-                self.push(
-                    &names::RETRIES,
-                    &target,
-                    &[cause.slug()],
-                    Value::Counter(count),
-                );
-            }
-        }
-        if totals.ejections > 0 {
-            self.push(
-                &names::EJECTIONS,
-                &target,
-                &[],
-                Value::Counter(totals.ejections),
-            );
-            self.push(&names::EJECTED, &target, &[], Value::Gauge(totals.ejected));
-        }
-        if let Some(pending) = totals.pending {
-            self.push(&names::PENDING, &target, &[], Value::Gauge(pending));
-        }
     }
 
     fn lane(&mut self, labels: &Labels, lane: LaneIndex, numbers: &LaneTotals) {

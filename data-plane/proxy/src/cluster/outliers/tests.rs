@@ -114,6 +114,22 @@ fn a_success_through_one_worker_counts_for_all() {
     );
 }
 
+/// The fast path, as the module's sketch has it: a lock that is held elsewhere would hang this.
+#[test]
+fn a_request_without_trouble_takes_no_lock() {
+    let now = Instant::now();
+    let target = target(&[1, 2], 5);
+    let outliers = outliers(&target);
+    let marks = outliers.join(&target);
+    let held = outliers.lock();
+    for verdict in [Verdict::Success, Verdict::Neutral] {
+        assert!(outliers.look().is_none());
+        let at = (address(1), &marks[0]);
+        assert_eq!(outliers.judge(at, Role::Regular, verdict, now), None);
+    }
+    drop(held);
+}
+
 #[test]
 fn one_worker_alone_gets_the_probe() {
     let now = Instant::now();
