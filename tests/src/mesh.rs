@@ -1,34 +1,38 @@
-//! `outrigger up` as a child process, from manifests to its `ready` event.
+//! `outrigger up` as a child process, from manifests to its end, by the events it reports.
 //!
-//! The mesh ends when the value is dropped: SIGTERM, a drain, and the process's end is waited for.
+//! Events come in order, and each is read once; those that were passed over are in
+//! [`Mesh::seen`]. Dropped, the mesh ends in good order.
 
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use rustix::process::Signal;
 use serde::Deserialize;
+use serde_json::Value;
 
-/// How long a mesh may take to be ready on a busy machine.
-const READY_MAX: Duration = Duration::from_secs(60);
+use crate::{Folder, PATIENCE, Program, is_gone};
+
 /// Lines of the report waiting to be read.
 const EVENTS_MAX: usize = 4096;
+/// Events that a message about a missing one shows.
+const EVENTS_SHOWN_MAX: usize = 10;
 
 /// A running mesh.
 #[derive(Debug)]
 pub struct Mesh {
-    up: Child,
-    events: Receiver<serde_json::Value>,
-    seen: Vec<serde_json::Value>,
-    /// By name, as the `ready` event listed them.
-    pub workloads: BTreeMap<String, Workload>,
+    up: Program,
+    lines: Receiver<String>,
+    seen: Vec<Value>,
+    workloads: BTreeMap<String, Workload>,
 }
 
 /// One workload of the `ready` event.
@@ -50,129 +54,183 @@ pub struct Workload {
     pub admin: String,
 }
 
-impl Mesh {
-    /// Runs `binary up FOLDER` with further arguments and waits for it to be ready.
+impl Workload {
+    /// Where its sidecar takes traffic for a service, named `host:port`.
     ///
     /// # Errors
-    /// When it does not start, ends, or is not ready within a minute.
-    pub fn start(binary: &Path, folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
-        let mut up = Command::new(binary)
-            .arg("up")
-            .arg(folder)
-            .args(["--report", "json"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot run {}", binary.display()))?;
-        let stdout = up.stdout.take().context("stdout is piped")?;
-        let (send, events) = sync_channel(EVENTS_MAX);
+    /// When it does not.
+    pub fn outbound(&self, authority: &str) -> anyhow::Result<SocketAddr> {
+        let found = self.outbound.get(authority).copied();
+        found.with_context(|| format!("no listener for {authority}: {:?}", self.outbound))
+    }
+}
+
+impl Mesh {
+    /// Runs `binary up` on a folder, with further arguments, and waits for it to be ready.
+    ///
+    /// # Errors
+    /// When it does not start, ends, or is not ready within [`PATIENCE`].
+    pub fn start(binary: &Path, folder: &Folder, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut mesh = Self::launch(binary, folder, arguments)?;
+        mesh.ready()?;
+        Ok(mesh)
+    }
+
+    /// Runs `binary up` on a folder, with further arguments.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn launch(binary: &Path, folder: &Folder, arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut command = folder.up(binary, arguments);
+        command.args(["--report", "json", "--drain-time", "5s"]);
+        let mut up = Program::spawn(command.stdout(Stdio::piped()))?;
+        let stdout = up.stdout().context("stdout is piped")?;
+        let (tell, lines) = sync_channel(EVENTS_MAX);
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let event = serde_json::from_str(&line)
-                    .unwrap_or_else(|_| serde_json::json!({"event": "unparsable", "line": line}));
-                if send.send(event).is_err() {
+                if tell.send(line).is_err() {
                     return;
                 }
             }
         });
-        let mut mesh = Self {
+        Ok(Self {
             up,
-            events,
+            lines,
             seen: Vec::new(),
             workloads: BTreeMap::new(),
-        };
-        let ready = mesh.wait_for(READY_MAX, |event| event["event"] == "ready")?;
+        })
+    }
+
+    /// Waits until it is ready, and knows its workloads from then on.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready within [`PATIENCE`].
+    pub fn ready(&mut self) -> anyhow::Result<()> {
+        let ready = self.until("ready")?;
         let workloads: Vec<Workload> = serde_json::from_value(ready["workloads"].clone())
             .context("the ready event lists its workloads")?;
-        mesh.workloads = workloads
+        self.workloads = workloads
             .into_iter()
             .map(|one| (one.name.clone(), one))
             .collect();
-        Ok(mesh)
+        Ok(())
     }
 
-    /// The next event that `wanted` accepts, within `patience`.
+    /// The next event.
+    ///
+    /// # Errors
+    /// When none comes within [`PATIENCE`], the mesh ends, or a line is no event.
+    pub fn event(&mut self) -> anyhow::Result<Value> {
+        let next = self.next(Instant::now() + PATIENCE)?;
+        next.with_context(|| self.without("it ended before another event"))
+    }
+
+    /// The next event of this name; those before it are passed over.
     ///
     /// # Errors
     /// When it does not come.
-    pub fn wait_for(
-        &mut self,
-        patience: Duration,
-        wanted: impl Fn(&serde_json::Value) -> bool,
-    ) -> anyhow::Result<serde_json::Value> {
-        let deadline = Instant::now() + patience;
+    pub fn until(&mut self, name: &str) -> anyhow::Result<Value> {
+        let found = self.until_that(|event| event["event"] == name);
+        found.with_context(|| format!("waiting for {name}"))
+    }
+
+    /// The next event that is `wanted`; those before it are passed over.
+    ///
+    /// # Errors
+    /// When it does not come within [`PATIENCE`].
+    pub fn until_that(&mut self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left) {
-                Ok(event) => {
-                    self.seen.push(event.clone());
-                    if wanted(&event) {
-                        return Ok(event);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => bail!("no such event within {patience:?}"),
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the mesh ended: {:?}", self.up.wait()?)
-                }
+            match self.next(deadline)? {
+                Some(event) if wanted(&event) => return Ok(event),
+                Some(_) => {}
+                None => bail!(self.without("it ended before such an event")),
             }
         }
     }
 
+    /// None: its report has ended.
+    fn next(&mut self, deadline: Instant) -> anyhow::Result<Option<Value>> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = match self.lines.recv_timeout(left) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!(self.without(&format!("no such event in {PATIENCE:?}")))
+            }
+        };
+        let event: Value =
+            serde_json::from_str(&line).with_context(|| format!("no event: {line}"))?;
+        self.seen.push(event.clone());
+        Ok(Some(event))
+    }
+
+    /// What is wrong, with what was said before.
+    fn without(&self, wrong: &str) -> String {
+        let from = self.seen.len().saturating_sub(EVENTS_SHOWN_MAX);
+        let last = self.seen.iter().skip(from).map(ToString::to_string);
+        let last = last.collect::<Vec<_>>().join("\n");
+        format!("{wrong}; before:\n{last}")
+    }
+
     /// Every event that was read so far, in order.
     #[must_use]
-    pub fn seen(&self) -> &[serde_json::Value] {
+    pub fn seen(&self) -> &[Value] {
         &self.seen
     }
 
-    /// Ends it, reads what it still reports, and returns every event with its exit status.
+    /// Every process that it said it started.
+    #[must_use]
+    pub fn children(&self) -> Vec<u32> {
+        let starts = self.seen.iter();
+        let starts = starts.filter(|event| event["event"] == "child_start");
+        let pids = starts.filter_map(|event| event["pid"].as_u64()?.try_into().ok());
+        pids.collect()
+    }
+
+    /// Sends it a signal.
     ///
     /// # Errors
-    /// When it cannot be told or waited for.
-    pub fn end(mut self) -> anyhow::Result<(Vec<serde_json::Value>, ExitStatus)> {
-        self.terminate().context("cannot run kill")?;
-        let mut events = std::mem::take(&mut self.seen);
-        events.extend(self.events.iter());
-        Ok((events, self.up.wait()?))
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.up.signal(signal)
     }
 
-    fn terminate(&self) -> std::io::Result<ExitStatus> {
-        let pid = self.up.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status()
+    /// Asks it to end; what [`Mesh::ended`] says.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn end(self) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.ended()
     }
 
-    /// The workload of this name.
+    /// Waits for its end: it says that it has stopped, and nothing that it started is left. Its
+    /// exit status.
+    ///
+    /// # Errors
+    /// When it does not end so within [`PATIENCE`].
+    pub fn ended(mut self) -> anyhow::Result<ExitStatus> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.next(deadline)?.is_some() {}
+        let status = self.up.wait()?;
+        let last = self.seen.last();
+        ensure!(
+            last.is_some_and(|event| event["event"] == "stopped"),
+            self.without("it does not say that it stopped")
+        );
+        for pid in self.children() {
+            ensure!(is_gone(pid), "process {pid} is left");
+        }
+        Ok(status)
+    }
+
+    /// The workload of this name, as the `ready` event listed it.
     ///
     /// # Errors
     /// When there is none.
     pub fn workload(&self, name: &str) -> anyhow::Result<&Workload> {
-        self.workloads
-            .get(name)
-            .with_context(|| format!("no workload {name}"))
+        let found = self.workloads.get(name);
+        found.with_context(|| format!("no workload {name}"))
     }
-
-    /// Process id of `outrigger up`.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.up.id()
-    }
-}
-
-impl Drop for Mesh {
-    fn drop(&mut self) {
-        if matches!(self.up.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        if self.terminate().is_err() || self.up.wait().is_err() {
-            // Nothing more to do for a process that is not ours any more.
-            drop(self.up.kill());
-        }
-    }
-}
-
-/// A port that was free a moment ago, for programs that take a number and not a socket.
-///
-/// # Errors
-/// When the machine has none.
-pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use outrigger_tests::{
-    Mesh,
+    Folder, Mesh,
     differential::{
         Tally, corpus, direct, manifests,
         requests::{self, Fleet},
@@ -29,9 +29,8 @@ fn main() -> anyhow::Result<()> {
     let answers = responses::Answers::start()?;
     let mut ports = fleet.ports();
     ports.push((responses::NAME, answers.port()));
-    let mesh_folder = folder.path().join("mesh");
-    std::fs::create_dir(&mesh_folder)?;
-    std::fs::write(mesh_folder.join("mesh.yaml"), manifests::of(&ports))?;
+    let mesh_folder = Folder::new();
+    mesh_folder.write("mesh.yaml", &manifests::of(&ports));
     let mesh = Mesh::start(&binary, &mesh_folder, &[])?;
 
     let mut tally = Tally::default();

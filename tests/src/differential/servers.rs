@@ -9,9 +9,9 @@ use std::{
     io::{BufRead, BufReader},
     net::TcpStream,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -20,7 +20,7 @@ use super::{
     ground,
     record::{Record, Records, recorder},
 };
-use crate::free_port;
+use crate::{Program, free_port, wait_until};
 
 /// How long a server may take to listen.
 const READY_MAX: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub struct Server {
     pub port: u16,
     /// What it saw.
     pub records: Records,
-    child: Child,
+    program: Program,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -129,12 +129,9 @@ type Recipe<'a> = &'a dyn Fn(u16) -> anyhow::Result<Command>;
 
 /// A server that prints its records.
 fn speaking(name: &'static str, recipe: Recipe<'_>) -> anyhow::Result<Server> {
-    let port = free_port()?;
-    let mut child = recipe(port)?
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    let stdout = child.stdout.take().context("stdout is piped")?;
+    let port = free_port();
+    let mut program = Program::spawn(recipe(port)?.stdout(Stdio::piped()))?;
+    let stdout = program.stdout().context("stdout is piped")?;
     let records = Records::default();
     let into = records.clone();
     let reader = thread::spawn(move || {
@@ -147,7 +144,7 @@ fn speaking(name: &'static str, recipe: Recipe<'_>) -> anyhow::Result<Server> {
         name,
         port,
         records,
-        child,
+        program,
         reader: Some(reader),
     })
 }
@@ -159,7 +156,7 @@ fn proxying(
     template: &str,
     arguments: &[&str],
 ) -> anyhow::Result<Server> {
-    let port = free_port()?;
+    let port = free_port();
     let records = Records::default();
     let recorder = recorder(records.clone())?;
     let config = folder.join(format!("{name}.conf"));
@@ -168,64 +165,36 @@ fn proxying(
         .replace("@PORT@", &port.to_string())
         .replace("@RECORDER@", &recorder.to_string());
     fs::write(&config, text)?;
-    let child = Command::new(ground::program(name)?)
-        .args(arguments)
-        .arg(&config)
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
+    let mut command = Command::new(ground::program(name)?);
+    let program = Program::spawn(command.args(arguments).arg(&config))?;
     Ok(Server {
         name,
         port,
         records,
-        child,
+        program,
         reader: None,
     })
 }
 
 impl Server {
     fn await_ready(&self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + READY_MAX;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            if Instant::now() > deadline {
-                bail!("{} does not listen", self.name);
-            }
-            thread::park_timeout(Duration::from_millis(20));
-        }
-        Ok(())
+        let what = format!("{} listens", self.name);
+        wait_until(&what, READY_MAX, || {
+            Ok(TcpStream::connect(("127.0.0.1", self.port)).is_ok())
+        })
     }
 
     /// Ends it and returns what it saw.
     ///
     /// # Errors
-    /// When it cannot be told or waited for.
+    /// When it does not end in time.
     pub fn end(mut self) -> anyhow::Result<Vec<Record>> {
-        self.terminate()?;
-        self.child.wait()?;
+        self.program.end()?;
         if let Some(reader) = self.reader.take()
             && reader.join().is_err()
         {
             bail!("the reader of {} broke", self.name);
         }
         Ok(self.records.take())
-    }
-
-    fn terminate(&self) -> std::io::Result<()> {
-        let pid = self.child.id().to_string();
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .map(drop)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        if self.terminate().is_err() || self.child.wait().is_err() {
-            // Nothing more to do for a process that is not ours any more.
-            drop(self.child.kill());
-        }
     }
 }

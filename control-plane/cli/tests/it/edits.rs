@@ -8,10 +8,11 @@ use std::{
     thread,
 };
 
+use outrigger_tests::{Folder, eventually, free_address, free_port, http1::call};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::outrigger::{DEADLINE, Folder, address, eventually, free_port};
+use crate::outrigger::up;
 
 fn entry(name: &str, spec: &str, exec: &str) -> String {
     format!(
@@ -29,20 +30,6 @@ fn service(name: &str) -> String {
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 80}}]}}\n"
     )
-}
-
-/// The status line and what follows.
-fn get(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 /// Processes of a group that live.
@@ -68,19 +55,19 @@ fn what_an_application_started_ends_with_it() {
     let exec = "sh -c 'trap \"\" TERM; sleep 600 & sleep 600 & wait; wait'";
     folder.write(
         "a.yaml",
-        &entry("a", &format!("address: {}", address()), exec),
+        &entry("a", &format!("address: {}", free_address()), exec),
     );
-    let mut up = folder.up(&[]);
-    let group = up.until_that(is_start_of_application)["pid"]
+    let mut mesh = up(&folder, &[]);
+    let group = mesh.until_that(is_start_of_application).unwrap()["pid"]
         .as_i64()
         .unwrap();
     eventually("the application has started two others", || {
         members(group).len() == 3
     });
-    up.signal(Signal::INT);
+    mesh.signal(Signal::INT).unwrap();
     // Asked twice: nobody waits for the one that does not heed it.
-    up.signal(Signal::INT);
-    assert!(up.ended().success());
+    mesh.signal(Signal::INT).unwrap();
+    assert!(mesh.ended().unwrap().success());
     assert_eq!(members(group), [""; 0]);
 }
 
@@ -102,19 +89,19 @@ fn services_outside_are_spoken_to_in_plain_text() {
         }
     });
     let folder = Folder::new();
-    folder.write("client.yaml", &client(address())).write(
+    folder.write("client.yaml", &client(free_address())).write(
         "outside.yaml",
         &["", ", location: MESH_INTERNAL"].iter().enumerate().map(|(number, location)| format!(
             "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: outside-{number}}}\nspec: {{hosts: [outside-{number}.example], ports: [{{number: 80, name: http}}], resolution: STATIC, endpoints: [{{address: 127.0.0.1, ports: {{http: {port}}}}}]{location}}}\n"
         )).collect::<String>(),
     );
-    let mut up = folder.up(&[]);
-    let ready = up.until("ready");
+    let mut mesh = up(&folder, &[]);
+    let ready = mesh.until("ready").unwrap();
     for number in 0..2 {
         let listener = &ready["workloads"][0]["outbound"][format!("outside-{number}.example:80")];
-        let answer = get(listener.as_str().unwrap().parse().unwrap(), "/");
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        assert!(answer.ends_with("outside"), "{answer}");
+        let listener = listener.as_str().unwrap().parse().unwrap();
+        let reply = call(listener, "GET", "/", &[]);
+        assert_eq!((reply.status, reply.text()), (200, "outside".to_owned()));
     }
 }
 
@@ -122,7 +109,7 @@ fn services_outside_are_spoken_to_in_plain_text() {
 fn a_port_that_is_put_right_before_it_is_ready_is_waited_for() {
     let folder = Folder::new();
     let (wrong, right) = (free_port(), free_port());
-    let own = address();
+    let own = free_address();
     let exec = format!("outrigger shop product --port {right} --version v1");
     let with = |port: u16| {
         entry(
@@ -132,10 +119,10 @@ fn a_port_that_is_put_right_before_it_is_ready_is_waited_for() {
         )
     };
     folder.write("a.yaml", &with(wrong));
-    let mut up = folder.up(&[]);
-    up.until_that(is_start_of_application);
+    let mut mesh = up(&folder, &[]);
+    mesh.until_that(is_start_of_application).unwrap();
     folder.write("a.yaml", &with(right));
-    let ready = up.until("ready");
+    let ready = mesh.until("ready").unwrap();
     assert_eq!(
         ready["workloads"][0]["inbound"][0],
         format!("{own}:{right}")
@@ -146,17 +133,17 @@ fn a_port_that_is_put_right_before_it_is_ready_is_waited_for() {
 #[test]
 fn edits_while_sidecars_start_end_none_of_them() {
     let folder = Folder::new();
-    let own = address();
+    let own = free_address();
     folder.write("client.yaml", &client(own));
-    let mut up = folder.up(&[]);
-    up.until("child_start");
+    let mut mesh = up(&folder, &[]);
+    mesh.until("child_start").unwrap();
     for number in 0..8 {
         folder.write(&format!("{number}.yaml"), &service(&format!("s{number}")));
         thread::park_timeout(std::time::Duration::from_millis(60));
     }
     let mut listener = None;
     while listener.is_none() {
-        let event = up.event().unwrap();
+        let event = mesh.event().unwrap();
         assert_ne!(event["event"], "child_exit", "{event}");
         let workloads = event["workloads"].as_array().into_iter().flatten();
         for workload in workloads.chain(event.get("workload")) {
@@ -169,22 +156,22 @@ fn edits_while_sidecars_start_end_none_of_them() {
     eventually("the last one is listened for", || {
         TcpStream::connect(listener).is_ok()
     });
-    up.signal(Signal::INT);
-    assert!(up.ended().success());
+    mesh.signal(Signal::INT).unwrap();
+    assert!(mesh.ended().unwrap().success());
 }
 
 #[test]
 fn a_command_that_is_wrong_for_a_moment_ends_nothing() {
     let folder = Folder::new();
-    let (port, own) = (free_port(), address());
+    let (port, own) = (free_port(), free_address());
     let spec = format!("address: {own}, ports: {{http: {port}}}, labels: {{app: web}}");
     let exec = format!("outrigger shop product --port {port} --version v1");
     folder
-        .write("client.yaml", &client(address()))
+        .write("client.yaml", &client(free_address()))
         .write("service.yaml", &service("web"))
         .write("a.yaml", &entry("a", &spec, &exec));
-    let mut up = folder.up(&[]);
-    let ready = up.until("ready");
+    let mut mesh = up(&folder, &[]);
+    let ready = mesh.until("ready").unwrap();
     let web = &ready["workloads"][1]["outbound"]["web.default.svc.cluster.local:80"];
     let web = web.as_str().unwrap().parse().unwrap();
     for (wrong, said) in [
@@ -192,19 +179,21 @@ fn a_command_that_is_wrong_for_a_moment_ends_nothing() {
         ("outrigger 'shop", "holds no command"),
     ] {
         folder.write("a.yaml", &entry("a", &spec, wrong));
-        let warning = up.until_that(|event| {
-            assert_ne!(event["event"], "child_exit", "{event}");
-            let message = event["message"].as_str();
-            message.is_some_and(|message| message.contains(said))
-        });
+        let warning = mesh
+            .until_that(|event| {
+                assert_ne!(event["event"], "child_exit", "{event}");
+                let message = event["message"].as_str();
+                message.is_some_and(|message| message.contains(said))
+            })
+            .unwrap();
         assert_eq!(warning["event"], "warning");
-        let answer = get(web, "/api/v1/products");
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let reply = call(web, "GET", "/api/v1/products", &[]);
+        assert_eq!(reply.status, 200, "{}", reply.reason());
     }
     // Put right, and it is replaced as any other.
     folder.write("a.yaml", &entry("a", &spec, &exec.replace("v1", "v2")));
-    up.until_that(is_start_of_application);
+    mesh.until_that(is_start_of_application).unwrap();
     eventually("the new one answers", || {
-        get(web, "/api/v1/products").contains("x-shop-version: v2")
+        call(web, "GET", "/api/v1/products", &[]).version() == "v2"
     });
 }

@@ -1,12 +1,7 @@
 //! The binary `outrigger`, as a person uses it: real processes, on addresses and ports of each
 //! test's own.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "these are tests"
-)]
+#![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod edits;
 mod mesh;

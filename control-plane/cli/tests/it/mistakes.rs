@@ -2,7 +2,9 @@
 
 use std::net::TcpListener;
 
-use crate::outrigger::{Folder, address, free_port};
+use outrigger_tests::{Folder, free_address, free_port};
+
+use crate::outrigger::run;
 
 fn entry(name: &str, spec: &str, exec: &str) -> String {
     format!(
@@ -14,7 +16,7 @@ fn entry(name: &str, spec: &str, exec: &str) -> String {
 fn check(manifests: &str, arguments: &[&str], expected: &str) {
     let folder = Folder::new();
     folder.write("mesh.yaml", manifests);
-    let output = folder.run(arguments);
+    let output = run(&folder, arguments);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains(expected), "{said:?} has no {expected:?}");
@@ -24,7 +26,7 @@ fn check(manifests: &str, arguments: &[&str], expected: &str) {
 
 #[test]
 fn arguments() {
-    let good = entry("a", &format!("address: {}", address()), "sleep 600");
+    let good = entry("a", &format!("address: {}", free_address()), "sleep 600");
     check(&good, &["--for", "30"], "write a time above zero");
     check(&good, &["--for", "soon"], "invalid value 'soon'");
     check(&good, &["--leaf-lifetime", "48h"], "1s to 24h");
@@ -54,7 +56,7 @@ fn folders() {
 
 #[test]
 fn workloads() {
-    let (first, second) = (address(), address());
+    let (first, second) = (free_address(), free_address());
     let port = free_port();
     let two =
         |one: String, two: String| entry("a", &one, "sleep 600") + &entry("b", &two, "sleep 600");
@@ -82,7 +84,7 @@ fn workloads() {
 
 #[test]
 fn ports_in_use() {
-    let own = address();
+    let own = free_address();
     let held = TcpListener::bind((own, 15_001)).unwrap();
     let spec = format!("address: {own}");
     check(
@@ -107,7 +109,7 @@ fn ports_in_use() {
         "mesh.yaml",
         &entry("a", &format!("address: {own}"), "sleep 600"),
     );
-    let output = folder.run(&["--metrics", &metrics]);
+    let output = run(&folder, &["--metrics", &metrics]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(

@@ -2,15 +2,19 @@
 
 use std::{
     fs,
-    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
 };
 
-use rustix::process::{Pid, Signal};
+use outrigger_tests::{
+    Folder, Workload, eventually, free_address, free_port,
+    http1::{Reply, call},
+    is_gone, signal, sum,
+};
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::outrigger::{DEADLINE, Folder, address, eventually, free_port, is_gone};
+use crate::outrigger::up;
 
 fn service(name: &str) -> String {
     format!(
@@ -33,38 +37,13 @@ fn client(own: Ipv4Addr) -> String {
     )
 }
 
-/// Status and head of a GET.
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let status = answer
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok());
-    (status.unwrap_or(0), answer)
+fn get(address: SocketAddr, path: &str) -> Reply {
+    call(address, "GET", path, &[])
 }
 
-fn workload<'a>(ready: &'a Value, name: &str) -> &'a Value {
-    let workloads = ready["workloads"].as_array().unwrap();
-    workloads
-        .iter()
-        .find(|workload| workload["name"] == name)
-        .unwrap()
-}
-
-fn outbound(workload: &Value, host: &str) -> SocketAddr {
-    workload["outbound"][host]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap()
+/// The workload that an event is about.
+fn workload(event: &Value) -> Workload {
+    serde_json::from_value(event["workload"].clone()).unwrap()
 }
 
 const PRODUCTS: &str = "product-service.shop.svc.cluster.local:80";
@@ -72,60 +51,57 @@ const PRODUCTS: &str = "product-service.shop.svc.cluster.local:80";
 #[test]
 fn requests_go_through_two_sidecars_and_edits_take_effect() {
     let folder = Folder::new();
-    let own = address();
+    let own = free_address();
     folder
         .write("services.yaml", &service("product-service"))
         .write(
             "products.yaml",
-            &instance("product-v1", "product-service", "product", "v1", address()),
+            &instance(
+                "product-v1",
+                "product-service",
+                "product",
+                "v1",
+                free_address(),
+            ),
         )
         .write("client.yaml", &client(own));
     let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let mut up = folder.up(&["--metrics", &metrics.to_string()]);
-    let ready = up.until("ready");
-    assert_eq!(get(metrics, "/live").0, 200);
-    let (status, page) = get(metrics, "/metrics");
-    assert_eq!(status, 200);
-    assert!(
-        page.contains("outrigger_control_handshakes_total{result=\"ok\"}"),
-        "{page}"
-    );
-    let client = workload(&ready, "client");
-    assert_eq!(
-        client["identity"],
-        "spiffe://cluster.local/ns/shop/sa/client"
-    );
-    assert_eq!(client["forward_proxy"], format!("{own}:15001"));
-    assert_eq!(client["admin"], format!("http://{own}:15020"));
-    assert_eq!(client["inbound"], serde_json::json!([]));
-    let products = outbound(client, PRODUCTS);
+    let mut mesh = up(&folder, &["--metrics", &metrics.to_string()]);
+    mesh.ready().unwrap();
+    assert_eq!(get(metrics, "/live").status, 200);
+    let page = get(metrics, "/metrics");
+    assert_eq!(page.status, 200);
+    let handshakes = "outrigger_control_handshakes_total";
+    assert!(sum(&page.text(), handshakes, &["result=\"ok\""]) > 0);
+    let client = mesh.workload("client").unwrap();
+    assert_eq!(client.identity, "spiffe://cluster.local/ns/shop/sa/client");
+    assert_eq!(client.forward_proxy, SocketAddr::from((own, 15_001)));
+    assert_eq!(client.admin, format!("http://{own}:15020"));
+    assert_eq!(client.inbound, []);
+    let products = client.outbound(PRODUCTS).unwrap();
     assert_eq!(products, SocketAddr::from((own, 20_001)));
-    let (status, answer) = get(products, "/api/v1/products");
-    assert_eq!(status, 200, "{answer}");
-    assert!(answer.contains("x-shop-version: v1"), "{answer}");
+    let reply = get(products, "/api/v1/products");
+    assert_eq!(
+        (reply.status, reply.version()),
+        (200, "v1"),
+        "{}",
+        reply.reason()
+    );
 
     // Plain text on the inbound address is refused: it went over mutual TLS above.
-    let inbound = workload(&ready, "product-v1")["inbound"][0]
-        .as_str()
-        .unwrap();
-    let mut stream = TcpStream::connect(inbound).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream
-        .write_all(b"GET /api/v1/products HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = Vec::new();
-    // Reset or closed without an answer are both a refusal.
-    stream.read_to_end(&mut answer).ok();
-    assert!(!answer.windows(6).any(|part| part == b" 200 O"));
+    let inbound = mesh.workload("product-v1").unwrap().inbound[0];
+    assert_eq!(get(inbound, "/api/v1/products").status, 403);
 
     // A broken file is said, with its place, and changes nothing.
     folder.write("broken.yaml", "kind: Service\nmetadata: {");
-    let warning = up.until_that(|event| event["file"] == "broken.yaml");
+    let warning = mesh
+        .until_that(|event| event["file"] == "broken.yaml")
+        .unwrap();
     assert_eq!(
         (&warning["event"], &warning["line"]),
         (&"warning".into(), &2.into())
     );
-    assert_eq!(get(products, "/api/v1/products").0, 200);
+    assert_eq!(get(products, "/api/v1/products").status, 200);
     folder.remove("broken.yaml");
 
     // An edit reaches the sidecar that uses what it changed.
@@ -133,7 +109,7 @@ fn requests_go_through_two_sidecars_and_edits_take_effect() {
         "route.yaml",
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: p, namespace: shop}\nspec:\n  hosts: [product-service]\n  http:\n  - match: [{uri: {prefix: /api}}]\n    route: [{destination: {host: product-service}}]\n",
     );
-    let config = up.until("config");
+    let config = mesh.until("config").unwrap();
     assert_eq!(config["object"], "VirtualService/shop/p");
     assert_eq!(config["change"], "added");
     assert_eq!(
@@ -141,11 +117,11 @@ fn requests_go_through_two_sidecars_and_edits_take_effect() {
         (&1.into(), &1.into()),
         "{config}"
     );
-    assert_eq!(get(products, "/api/v1/products").0, 200);
-    assert_eq!(get(products, "/elsewhere").0, 404);
+    assert_eq!(get(products, "/api/v1/products").status, 200);
+    assert_eq!(get(products, "/elsewhere").status, 404);
 
-    up.signal(Signal::INT);
-    assert!(up.ended().success());
+    mesh.signal(Signal::INT).unwrap();
+    assert!(mesh.ended().unwrap().success());
     let left = fs::read_dir(folder.state()).unwrap();
     let left = left.filter(|entry| entry.as_ref().unwrap().path().is_dir());
     assert_eq!(left.count(), 0, "the folder of the run is removed");
@@ -156,46 +132,53 @@ fn workloads_and_services_come_and_go() {
     let folder = Folder::new();
     folder
         .write("services.yaml", &service("product-service"))
-        .write("client.yaml", &client(address()));
-    let mut up = folder.up(&[]);
-    let ready = up.until("ready");
-    let products = outbound(workload(&ready, "client"), PRODUCTS);
-    let (status, answer) = get(products, "/api/v1/products");
-    assert_eq!(status, 503, "{answer}");
-    assert!(answer.contains("x-outrigger-reason"), "{answer}");
+        .write("client.yaml", &client(free_address()));
+    let mut mesh = up(&folder, &[]);
+    mesh.ready().unwrap();
+    let client = mesh.workload("client").unwrap();
+    let products = client.outbound(PRODUCTS).unwrap();
+    let reply = get(products, "/api/v1/products");
+    assert_eq!(reply.status, 503);
+    assert!(!reply.reason().is_empty());
 
     folder.write(
         "v1.yaml",
-        &instance("product-v1", "product-service", "product", "v1", address()),
+        &instance(
+            "product-v1",
+            "product-service",
+            "product",
+            "v1",
+            free_address(),
+        ),
     );
-    let added = up.until("workload");
+    let added = mesh.until("workload").unwrap();
     assert_eq!(
         (&added["change"], &added["workload"]["name"]),
         (&"added".into(), &"product-v1".into())
     );
     eventually("the new endpoint answers", || {
-        get(products, "/api/v1/products").0 == 200
+        get(products, "/api/v1/products").status == 200
     });
 
     folder.write("more.yaml", &service("other"));
-    let changed = up.until_that(|event| event["workload"]["name"] == "client");
-    let other = outbound(&changed["workload"], "other.shop.svc.cluster.local:80");
-    assert_eq!(
-        outbound(&changed["workload"], PRODUCTS),
-        products,
-        "ports stay"
-    );
+    let changed = mesh
+        .until_that(|event| event["workload"]["name"] == "client")
+        .unwrap();
+    let client = workload(&changed);
+    let other = client.outbound("other.shop.svc.cluster.local:80").unwrap();
+    assert_eq!(client.outbound(PRODUCTS).unwrap(), products, "ports stay");
     eventually("the new listener takes connections", || {
         TcpStream::connect(other).is_ok()
     });
 
     folder.remove("v1.yaml");
-    let removed =
-        up.until_that(|event| event["change"] == "removed" && event["event"] == "workload");
+    let removed = mesh
+        .until_that(|event| event["change"] == "removed" && event["event"] == "workload")
+        .unwrap();
     assert_eq!(removed["workload"]["name"], "product-v1");
-    assert_eq!(get(products, "/api/v1/products").0, 503);
-    up.signal(Signal::TERM);
-    assert!(up.ended().success());
+    assert_eq!(get(products, "/api/v1/products").status, 503);
+    mesh.signal(Signal::TERM).unwrap();
+    assert!(mesh.ended().unwrap().success());
 }
 
 #[test]
@@ -205,13 +188,19 @@ fn children_are_restarted_and_do_not_outlive_it() {
         .write("services.yaml", &service("product-service"))
         .write(
             "v1.yaml",
-            &instance("product-v1", "product-service", "product", "v1", address()),
+            &instance(
+                "product-v1",
+                "product-service",
+                "product",
+                "v1",
+                free_address(),
+            ),
         );
-    let mut up = folder.up(&[]);
-    up.until("ready");
-    for pid in up.pids.clone() {
-        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-        let exit = up.until("child_exit");
+    let mut mesh = up(&folder, &[]);
+    mesh.until("ready").unwrap();
+    for pid in mesh.children() {
+        signal(pid, Signal::KILL).unwrap();
+        let exit = mesh.until("child_exit").unwrap();
         assert_eq!(exit["workload"], "shop/product-v1");
         assert!(
             exit["status"].as_str().unwrap().contains("SIGKILL"),
@@ -219,7 +208,7 @@ fn children_are_restarted_and_do_not_outlive_it() {
         );
         assert_eq!(exit["expected"], false);
         assert!(exit["restart_in_ms"].as_u64().is_some());
-        up.until("child_start");
+        mesh.until("child_start").unwrap();
     }
     let token = fs::read_dir(folder.state())
         .unwrap()
@@ -230,8 +219,8 @@ fn children_are_restarted_and_do_not_outlive_it() {
     let mode = fs::metadata(&token).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o400);
 
-    let pids = up.pids.clone();
-    up.signal(Signal::KILL);
+    let pids = mesh.children();
+    mesh.signal(Signal::KILL).unwrap();
     eventually("its children end with it", || {
         pids.iter().all(|pid| is_gone(*pid))
     });
@@ -240,7 +229,7 @@ fn children_are_restarted_and_do_not_outlive_it() {
 #[test]
 fn it_stops_by_itself() {
     let folder = Folder::new();
-    folder.write("client.yaml", &client(address()));
-    let up = folder.up(&["--for", "1500ms"]);
-    assert!(up.ended().success());
+    folder.write("client.yaml", &client(free_address()));
+    let mesh = up(&folder, &["--for", "1500ms"]);
+    assert!(mesh.ended().unwrap().success());
 }

@@ -6,16 +6,17 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use outrigger_compiler::Membership;
 use outrigger_controller::{
     controller::{Controller, Options, Root},
     source::Directory,
 };
 use outrigger_model::{MeshSettings, ServiceAccount, SpiffeId, TrustDomain, WorkloadName};
+use outrigger_tests::{PATIENCE, sum, wait_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -219,21 +220,19 @@ impl Pod {
 
     /// Asks over the network, as the kubelet does.
     pub(crate) fn await_ready(&mut self, from: &Namespace) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
         let mut last = String::new();
-        while Instant::now() < deadline {
+        // Nothing tells a stranger of a sidecar's readiness: it is asked for, as by the kubelet.
+        let ready = wait_until("the sidecar is ready", PATIENCE, || {
             if let Some(sidecar) = &mut self.sidecar {
-                ensure!(sidecar.is_running()?, "the sidecar ended: {}", self.log());
+                ensure!(sidecar.is_running()?, "the sidecar ended");
             }
-            match self.health(from, "/ready") {
-                Ok(answer) if answer.starts_with("HTTP/1.1 200") => return Ok(()),
-                Ok(answer) => last = answer,
-                Err(error) => last = format!("{error:#}"),
-            }
-            // Nothing tells a stranger of a sidecar's readiness: it is asked for, as by the kubelet.
-            thread::park_timeout(Duration::from_millis(50));
-        }
-        bail!("not ready: {last}; {}", self.log())
+            last = match self.health(from, "/ready") {
+                Ok(answer) => answer,
+                Err(error) => format!("{error:#}"),
+            };
+            Ok(last.starts_with("HTTP/1.1 200"))
+        });
+        ready.with_context(|| format!("{last}; {}", self.log()))
     }
 
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
@@ -246,14 +245,16 @@ impl Pod {
         client::get(from, address, &address.to_string(), path)
     }
 
-    /// The sum of the samples whose line holds all of `parts`.
-    pub(crate) fn metric(&self, from: &Namespace, parts: &[&str]) -> anyhow::Result<f64> {
+    /// The sum of a metric's series that have all of these labels.
+    pub(crate) fn metric(
+        &self,
+        from: &Namespace,
+        name: &str,
+        labels: &[&str],
+    ) -> anyhow::Result<u64> {
         let address = SocketAddr::new(self.address, 15_020);
         let page = client::get(from, address, &address.to_string(), "/metrics")?;
-        let lines = page.lines().filter(|line| !line.starts_with('#'));
-        let wanted = lines.filter(|line| parts.iter().all(|part| line.contains(part)));
-        let values = wanted.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-        Ok(values.sum())
+        Ok(sum(&page, name, labels))
     }
 
     /// The sidecar's own words, for a failure's report.

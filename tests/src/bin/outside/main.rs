@@ -7,7 +7,7 @@
 mod observed;
 
 use std::{
-    fs, io,
+    io,
     net::{Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use outrigger_tests::{Mesh, free_port};
+use outrigger_tests::{Folder, Mesh, free_port};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
@@ -38,29 +38,18 @@ fn main() -> anyhow::Result<()> {
 
 /// What the sidecars carry.
 fn protocols(binary: &Path, suites: &Path) -> anyhow::Result<()> {
-    let web = free_port()?;
-    let grpc = free_port()?;
-    let folder = tempfile::tempdir()?;
-    fs::write(folder.path().join("outside.yaml"), manifests(web, grpc))?;
-    // Not where the user's own mesh keeps its keys.
-    let state = tempfile::tempdir()?;
-    let state_dir = state.path().to_str().context("a path that is text")?;
-    let mesh = Mesh::start(binary, folder.path(), &["--state-dir", state_dir])?;
+    let (web, grpc, served) = (free_port(), free_port(), free_port());
+    let folder = Folder::new();
+    folder.write("outside.yaml", &manifests(web, grpc));
+    let mesh = Mesh::start(binary, &folder, &[])?;
     let client = mesh.workload("client")?;
-    let address = |host: &str| {
-        let found = client.outbound.get(host);
-        found
-            .map(ToString::to_string)
-            .with_context(|| format!("no outbound listener for {host}"))
-    };
-    let web_address = address("web.outside.svc.cluster.local:80")?;
-    suite(&suites.join("h2spec"), &[&web_address], 145)?;
-    let grpc_address = address("interop.outside.svc.cluster.local:80")?;
-    let served = free_port()?;
+    let web_address = client.outbound("web.outside.svc.cluster.local:80")?;
+    suite(&suites.join("h2spec"), &[&web_address.to_string()], 145)?;
+    let grpc_address = client.outbound("interop.outside.svc.cluster.local:80")?;
     forward(grpc, served)?;
     suite(
         &suites.join("grpc-interop"),
-        &[&grpc_address, "--serve", &served.to_string()],
+        &[&grpc_address.to_string(), "--serve", &served.to_string()],
         14,
     )
 }

@@ -9,16 +9,14 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
-use outrigger_tests::{Mesh, free_port};
+use outrigger_tests::{Folder, Mesh, free_port, http1::Connection, sum, wait_until};
 
 use super::show;
 
@@ -30,8 +28,6 @@ const LISTEN: &str = "20";
 const BUILD_MAX: Duration = Duration::from_secs(30 * 60);
 /// For what takes a second.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How often something that nobody announces is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 const PATH: &str = "/api/v1/products";
 /// What promtool says of each sidecar's page: the name is Istio's, which dashboards and canary
 /// controllers ask for. Outrigger's own histogram is in seconds.
@@ -43,16 +39,16 @@ const KNOWN: &str =
 /// # Errors
 /// When one complains, or a span or a count is not what the requests made.
 pub(crate) fn check(binary: &Path, suites: &Path) -> anyhow::Result<()> {
-    let (collector, page, web) = (free_port()?, free_port()?, free_port()?);
-    let folder = tempfile::tempdir()?;
-    fs::write(folder.path().join("observed.yaml"), manifests(web))?;
+    let (collector, page, web) = (free_port(), free_port(), free_port());
+    let folder = Folder::new();
+    folder.write("observed.yaml", &manifests(web));
     let arguments = [
         "--otlp-endpoint",
         &format!("http://127.0.0.1:{collector}"),
         "--metrics",
         &format!("127.0.0.1:{page}"),
     ];
-    let mesh = Mesh::start(binary, folder.path(), &arguments)?;
+    let mesh = Mesh::start(binary, &folder, &arguments)?;
     let outbound = mesh.workload("client")?.outbound.values().next();
     let outbound = *outbound.context("no outbound listener")?;
     let pages = [
@@ -66,9 +62,9 @@ pub(crate) fn check(binary: &Path, suites: &Path) -> anyhow::Result<()> {
         get(outbound, PATH)?;
     }
     for page in &pages[..2] {
-        counted(page, "outrigger_requests_total", "")?;
-        counted(page, "istio_requests_total", "")?;
-        counted(page, "outrigger_spans_total", r#"result="exported""#)?;
+        counted(page, "outrigger_requests_total", &[])?;
+        counted(page, "istio_requests_total", &[])?;
+        counted(page, "outrigger_spans_total", &[r#"result="exported""#])?;
     }
     traced(&sink.end()?)?;
     linted(&suites.join("metrics-check"), &pages)
@@ -78,7 +74,7 @@ pub(crate) fn check(binary: &Path, suites: &Path) -> anyhow::Result<()> {
 fn linted(script: &Path, pages: &[String; 3]) -> anyhow::Result<()> {
     let output = Command::new(script)
         .args(pages)
-        .env("PROM_PORT", free_port()?.to_string())
+        .env("PROM_PORT", free_port().to_string())
         .output()
         .with_context(|| format!("cannot run {}", script.display()))?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -98,29 +94,17 @@ fn linted(script: &Path, pages: &[String; 3]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the series of a page with this label sum up to the requests made, and no more.
-fn counted(page: &str, name: &str, label: &str) -> anyhow::Result<()> {
+/// Waits until the series of a page with these labels sum up to the requests made, and no more.
+fn counted(page: &str, name: &str, labels: &[&str]) -> anyhow::Result<()> {
     let rest = page.strip_prefix("http://").context("a page over HTTP")?;
     let (address, path) = rest.split_once('/').context("a page has a path")?;
     let address = address.parse()?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let text = get(address, &format!("/{path}"))?;
-        let series = text.lines().filter(|line| {
-            let rest = line.strip_prefix(name);
-            rest.is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
-        });
-        let values = series.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
-        let sum: usize = values.sum();
-        if sum == REQUESTS {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline && sum < REQUESTS,
-            "{page}: {name} is {sum} after {REQUESTS} requests"
-        );
-        thread::park_timeout(LOOK_EVERY);
-    }
+    let what = format!("{page}: {name} is {REQUESTS}");
+    wait_until(&what, PATIENCE, || {
+        let counted = usize::try_from(sum(&get(address, &format!("/{path}"))?, name, labels))?;
+        ensure!(counted <= REQUESTS, "{page}: {name} is {counted}");
+        Ok(counted == REQUESTS)
+    })
 }
 
 /// A running `trace-sink`. Its own deadline ends it.
@@ -129,21 +113,19 @@ struct Sink(Child);
 impl Sink {
     /// Runs it and waits until it listens.
     fn start(suites: &Path, port: u16) -> anyhow::Result<Self> {
-        let other = free_port()?.to_string();
+        let other = free_port().to_string();
         let least = (2 * REQUESTS).to_string();
         let mut child = Command::new(suites.join("trace-sink"))
             .args([&port.to_string(), &other, LISTEN, &least])
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot run trace-sink")?;
-        let deadline = Instant::now() + BUILD_MAX;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        wait_until("trace-sink listens", BUILD_MAX, || {
             if let Some(status) = child.try_wait()? {
                 bail!("trace-sink ended before it listened: {status}");
             }
-            ensure!(Instant::now() < deadline, "trace-sink does not listen");
-            thread::park_timeout(LOOK_EVERY);
-        }
+            Ok(TcpStream::connect(("127.0.0.1", port)).is_ok())
+        })?;
         Ok(Self(child))
     }
 
@@ -226,15 +208,14 @@ fn traced(log: &str) -> anyhow::Result<()> {
 
 /// The body of a successful answer.
 fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("a head")?;
-    ensure!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}");
-    Ok(body.to_owned())
+    let reply = Connection::open(address)?.exchange("GET", path, &[])?;
+    ensure!(
+        reply.status == 200,
+        "{path}: {} {}",
+        reply.status,
+        reply.text()
+    );
+    Ok(reply.text())
 }
 
 fn manifests(web: u16) -> String {

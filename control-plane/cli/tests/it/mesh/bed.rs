@@ -2,28 +2,26 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
-    process::Command,
-    sync::atomic::{AtomicU8, AtomicU16, Ordering},
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
 };
 
 use outrigger_shop::stats::Stats;
-use outrigger_tests::{Mesh, Workload};
-use serde_json::Value;
-use tempfile::TempDir;
-
-use super::{
-    PATIENCE,
-    client::{Reply, call},
+use outrigger_tests::{
+    Folder, Mesh, Workload, free_address, free_port,
+    http1::{Reply, call},
+    sum,
 };
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::outrigger::up;
 
 /// One test's mesh, in the namespace `shop`. Dropped, it ends.
 pub(crate) struct Bed {
-    /// First: it ends before its folders go.
+    /// First: it ends before its folder goes.
     mesh: Option<Mesh>,
-    folder: TempDir,
-    state: TempDir,
+    folder: Folder,
 }
 
 /// An application of the shop that the mesh runs.
@@ -37,30 +35,25 @@ pub(crate) struct App {
 impl Bed {
     pub(crate) fn new() -> Self {
         Self {
-            folder: tempfile::tempdir().unwrap(),
-            state: tempfile::tempdir().unwrap(),
             mesh: None,
+            folder: Folder::new(),
         }
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.folder.manifests()
     }
 
-    pub(crate) fn state(&self) -> &Path {
-        self.state.path()
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.state()
     }
 
-    /// Writes a manifest file at one stroke, as careful editors do.
     pub(crate) fn write(&self, name: &str, text: &str) {
-        let path = self.folder.path().join(format!("{name}.yaml"));
-        let beside = path.with_extension("new");
-        fs::write(&beside, text).unwrap();
-        fs::rename(beside, path).unwrap();
+        self.folder.write(&format!("{name}.yaml"), text);
     }
 
     pub(crate) fn remove(&self, name: &str) {
-        fs::remove_file(self.folder.path().join(format!("{name}.yaml"))).unwrap();
+        self.folder.remove(&format!("{name}.yaml"));
     }
 
     /// Takes a manifest of the example shop as it is.
@@ -136,11 +129,9 @@ metadata:
     /// Adds the sidecar that requests are sent through, and waits for the mesh to be ready.
     pub(crate) fn start(&mut self, arguments: &[&str]) {
         self.workload("client", "client", "v1", None, &[]);
-        let state = self.state.path().to_str().unwrap();
-        let mut all = vec!["--state-dir", state, "--drain-time", "5s"];
-        all.extend(arguments);
-        let binary = Path::new(env!("CARGO_BIN_EXE_outrigger"));
-        self.mesh = Some(Mesh::start(binary, self.folder.path(), &all).unwrap());
+        let mut mesh = up(&self.folder, arguments);
+        mesh.ready().unwrap();
+        self.mesh = Some(mesh);
     }
 
     fn mesh(&self) -> &Mesh {
@@ -154,16 +145,13 @@ metadata:
     /// Where the client's sidecar takes traffic for a service.
     pub(crate) fn outbound(&self, service: &str) -> SocketAddr {
         let destination = format!("{service}.shop.svc.cluster.local:80");
-        let client = self.sidecar("client");
-        *client.outbound.get(&destination).unwrap_or_else(|| {
-            panic!("no listener for {destination}: {:?}", client.outbound);
-        })
+        self.sidecar("client").outbound(&destination).unwrap()
     }
 
     /// The next event that `wanted` accepts.
     pub(crate) fn event(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mesh = self.mesh.as_mut().expect("it was started");
-        mesh.wait_for(PATIENCE, wanted).unwrap()
+        mesh.until_that(wanted).unwrap()
     }
 
     /// Waits until an edit of this object is in force in every sidecar that uses it.
@@ -184,9 +172,9 @@ metadata:
         });
     }
 
-    /// Process of the mesh itself, with its control plane.
-    pub(crate) fn pid(&self) -> u32 {
-        self.mesh().pid()
+    /// Sends a signal to the mesh itself, with its control plane.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.mesh().signal(signal).unwrap();
     }
 
     /// The events read so far.
@@ -214,30 +202,14 @@ metadata:
 
     /// The sum of a sidecar's metric over the series that have all of these labels.
     pub(crate) fn metric(&self, workload: &str, name: &str, labels: &[&str]) -> u64 {
-        let page = self.admin(workload, "/metrics").text();
-        let series = page.lines().filter(|line| {
-            let rest = line.strip_prefix(name);
-            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label))
-        });
-        series
-            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
-            .sum()
+        sum(&self.admin(workload, "/metrics").text(), name, labels)
     }
 
     /// Ends the mesh: in good order, and no process of it is left.
     pub(crate) fn end(&mut self) {
         let mesh = self.mesh.take().expect("it was started");
-        let (events, status) = mesh.end().unwrap();
+        let status = mesh.end().unwrap();
         assert!(status.success(), "{status}");
-        assert_eq!(events.last().unwrap()["event"], "stopped");
-        let starts = events
-            .iter()
-            .filter(|event| event["event"] == "child_start");
-        for start in starts {
-            let pid = start["pid"].as_u64().unwrap();
-            assert!(is_gone(pid), "it is left: {start}");
-        }
     }
 }
 
@@ -264,47 +236,5 @@ impl App {
 
     fn address(self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
-    }
-}
-
-/// Sends a signal by its name, as in `KILL`.
-pub(crate) fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill")
-        .args([format!("-{name}"), pid.to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success());
-}
-
-/// Whether a process is no more, or only waits for its new parent to collect it.
-fn is_gone(pid: u64) -> bool {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat
-            .rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.starts_with(" Z")),
-        Err(_) => true,
-    }
-}
-
-/// An address of this process' own, outside 127.1.0.0/16, where `up` gives addresses by itself.
-fn free_address() -> Ipv4Addr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let last = NEXT.fetch_add(1, Ordering::Relaxed);
-    Ipv4Addr::new(127, 0x40 | (high & 0x3f), low, last)
-}
-
-/// A port of 127.0.0.1 that nobody has, below those that the system gives to clients: nobody takes
-/// it by chance before the application does.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let first = u16::from_be_bytes([high, low]).wrapping_mul(61) % 9_000;
-    loop {
-        let port = 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 9_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
     }
 }

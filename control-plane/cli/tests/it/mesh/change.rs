@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use outrigger_tests::{eventually, http1::call};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{
-    bed::{Bed, signal},
-    client::call,
-    eventually,
+    bed::Bed,
     load::{Load, gets, split},
 };
 
@@ -101,10 +101,9 @@ fn weights_workloads_and_services_change_under_load() {
     assert!(late.requests() >= 1);
 
     // The control plane does nothing for a while: what is in force stays in force.
-    let up = bed.pid();
-    signal(up, "STOP");
+    bed.signal(Signal::STOP);
     load.more(200);
-    signal(up, "CONT");
+    bed.signal(Signal::CONT);
     bed.write("weights", &weights(0));
     bed.in_force("VirtualService/shop/products");
     assert_eq!(split(&gets(products, PATH, 40, 2))["v2"], 40);

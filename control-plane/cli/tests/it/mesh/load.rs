@@ -11,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    client::{Connection, Reply},
+use outrigger_tests::{
     eventually,
+    http1::{Connection, Reply},
 };
 
 /// Between two requests of one connection: load, and not a benchmark.

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, thread, time::Instant};
 
+use outrigger_tests::http1::call;
+
 use super::{
     bed::{App, Bed},
-    client::call,
     load::{gets, split},
 };
 

@@ -1,10 +1,9 @@
 //! Processes that die are started again, and none is left.
 
-use super::{
-    bed::{Bed, signal},
-    client::call,
-    eventually,
-};
+use outrigger_tests::{eventually, http1::call, signal};
+use rustix::process::Signal;
+
+use super::bed::Bed;
 
 const PATH: &str = "/api/v1/products";
 
@@ -25,7 +24,7 @@ fn a_killed_sidecar_and_a_killed_application_come_back() {
                 && event["role"] == role
         });
         let pid = start.unwrap()["pid"].as_u64().unwrap();
-        signal(u32::try_from(pid).unwrap(), "KILL");
+        signal(u32::try_from(pid).unwrap(), Signal::KILL).unwrap();
         let exit = bed.event(|event| event["event"] == "child_exit" && event["role"] == role);
         assert_eq!(exit["workload"], "shop/products-v1");
         assert_eq!(exit["expected"], false);

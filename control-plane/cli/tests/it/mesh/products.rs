@@ -7,11 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use outrigger_tests::{PATIENCE, eventually, http1::call};
+
 use super::{
-    PATIENCE,
     bed::{App, Bed},
-    client::call,
-    eventually,
     load::{gets, split},
     orders::attempts,
 };

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use outrigger_tests::{PATIENCE, eventually, http1::call};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme, StreamOwned,
@@ -14,7 +15,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
 };
 
-use super::{PATIENCE, bed::Bed, client::call, eventually};
+use super::bed::Bed;
 
 const PATH: &str = "/api/v1/products";
 

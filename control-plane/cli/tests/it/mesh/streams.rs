@@ -11,13 +11,10 @@ use std::{
 
 use h2::client;
 use outrigger_shop::pb::{ChargeRequest, payments_client::PaymentsClient};
+use outrigger_tests::{PATIENCE, free_port, http1::Connection};
 use tokio::runtime::Runtime;
 
-use super::{
-    PATIENCE,
-    bed::{Bed, free_port},
-    client::Connection,
-};
+use super::bed::Bed;
 use servers::{CHUNK, chunk};
 
 /// 1 GiB.

@@ -1,23 +1,26 @@
-//! An HTTP/1.1 client as plain as can be: what it sends and gets is what is on the wire.
+//! A blocking HTTP/1.1 client as plain as can be: what it sends and gets is what is on the wire.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
 };
 
-use super::PATIENCE;
+use crate::PATIENCE;
 
 /// An answer.
 #[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
+pub struct Reply {
+    /// Its status code.
+    pub status: u16,
     headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+    /// Its body, without the framing.
+    pub body: Vec<u8>,
 }
 
 impl Reply {
     /// A header's value, or nothing.
-    pub(crate) fn header(&self, name: &str) -> &str {
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
         let found = self
             .headers
             .iter()
@@ -26,31 +29,47 @@ impl Reply {
     }
 
     /// Why the mesh answered in the application's place.
-    pub(crate) fn reason(&self) -> &str {
+    #[must_use]
+    pub fn reason(&self) -> &str {
         self.header("x-outrigger-reason")
     }
 
     /// The version of the application that answered.
-    pub(crate) fn version(&self) -> &str {
+    #[must_use]
+    pub fn version(&self) -> &str {
         self.header("x-shop-version")
     }
 
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap()
+    /// Its body as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("the body is JSON")
     }
 
-    pub(crate) fn text(&self) -> String {
+    /// Its body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-/// A connection that is kept for the next request.
-pub(crate) struct Connection {
-    pub(crate) stream: BufReader<TcpStream>,
+/// A connection that is kept for the next request. Nothing on it may take longer than
+/// [`PATIENCE`].
+#[derive(Debug)]
+pub struct Connection {
+    /// For what is not a request and its answer.
+    pub stream: BufReader<TcpStream>,
 }
 
 impl Connection {
-    pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -60,12 +79,11 @@ impl Connection {
         })
     }
 
-    pub(crate) fn exchange(
-        &mut self,
-        method: &str,
-        target: &str,
-        body: &[u8],
-    ) -> io::Result<Reply> {
+    /// Sends a request and reads its whole answer.
+    ///
+    /// # Errors
+    /// When the connection breaks, or what comes is no answer.
+    pub fn exchange(&mut self, method: &str, target: &str, body: &[u8]) -> io::Result<Reply> {
         let head = format!(
             "{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
             body.len()
@@ -87,17 +105,16 @@ impl Connection {
     }
 
     /// Reads an answer's head.
-    pub(crate) fn head(&mut self) -> io::Result<Reply> {
+    ///
+    /// # Errors
+    /// When the connection breaks, or what comes is no head.
+    pub fn head(&mut self) -> io::Result<Reply> {
         let first = self.line()?;
         let status = first.split(' ').nth(1).and_then(|word| word.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status: {first:?}")))?;
         let mut headers = Vec::new();
-        loop {
-            let line = self.line()?;
-            match line.split_once(':') {
-                Some((name, value)) => headers.push((name.to_owned(), value.trim().to_owned())),
-                None => break,
-            }
+        while let Some((name, value)) = self.line()?.split_once(':') {
+            headers.push((name.to_owned(), value.trim().to_owned()));
         }
         Ok(Reply {
             status,
@@ -107,7 +124,10 @@ impl Connection {
     }
 
     /// Reads a chunk; none: the body has ended.
-    pub(crate) fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+    ///
+    /// # Errors
+    /// When the connection breaks, or what comes is no chunk.
+    pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         let size = self.line()?;
         let size = usize::from_str_radix(&size, 16)
             .map_err(|_| io::Error::other(format!("no chunk size: {size:?}")))?;
@@ -126,8 +146,14 @@ impl Connection {
     }
 }
 
-/// One request on a connection of its own; it must be answered.
-pub(crate) fn call(address: SocketAddr, method: &str, target: &str, body: &[u8]) -> Reply {
-    let mut connection = Connection::open(address).unwrap();
-    connection.exchange(method, target, body).unwrap()
+/// One request on a connection of its own.
+///
+/// # Panics
+/// When it is not answered.
+#[track_caller]
+#[must_use]
+pub fn call(address: SocketAddr, method: &str, target: &str, body: &[u8]) -> Reply {
+    let reply = Connection::open(address)
+        .and_then(|mut connection| connection.exchange(method, target, body));
+    reply.expect("the request is answered")
 }
