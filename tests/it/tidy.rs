@@ -180,6 +180,34 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Lines of a file without those of an inline `#[cfg(test)] mod tests { … }`. What stands below
+/// one counts, and so does a `mod tests;`.
+fn lines_without_tests(text: &str) -> usize {
+    let mut lines = text.lines().peekable();
+    let mut count = 0;
+    while let Some(line) = lines.next() {
+        let inline = ["mod tests {", "pub(crate) mod tests {"];
+        if line == "#[cfg(test)]" && lines.peek().is_some_and(|next| inline.contains(next)) {
+            // rustfmt indents what is inside.
+            lines.find(|line| *line == "}");
+        } else {
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn inline_tests_do_not_count_and_all_else_does() {
+    let inline = "fn a() {\n}\n\n#[cfg(test)]\nmod tests {\n    fn b() {\n    }\n}\n";
+    assert_eq!(lines_without_tests(inline), 3);
+    assert_eq!(lines_without_tests(&format!("{inline}fn c() {{}}\n")), 4);
+    let beside = "mod a;\n#[cfg(test)]\nmod tests;\n\nfn b() {\n}\n";
+    assert_eq!(lines_without_tests(beside), 6);
+    let one_item = "#[cfg(test)]\nfn a() {\n}\nfn b() {\n}\n";
+    assert_eq!(lines_without_tests(one_item), 5);
+}
+
 #[test]
 fn modules_are_files_with_a_doc_and_a_bearable_length() {
     let mut wrong = Vec::new();
@@ -196,11 +224,10 @@ fn modules_are_files_with_a_doc_and_a_bearable_length() {
         if !text.starts_with("//!") {
             wrong.push(format!("{shown}: opens without a module doc"));
         }
-        let is_test = shown.contains("tests/") || shown.ends_with("tests.rs");
-        let lines = text
-            .lines()
-            .take_while(|line| *line != "#[cfg(test)]")
-            .count();
+        let is_test = shown.starts_with("tests/it/")
+            || shown.contains("/tests/")
+            || shown.ends_with("tests.rs");
+        let lines = lines_without_tests(&text);
         let reasoned = text
             .lines()
             .take_while(|line| line.starts_with("//!"))
