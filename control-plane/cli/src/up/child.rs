@@ -387,6 +387,16 @@ mod tests {
         }
     }
 
+    /// Waits for what the file system or the processes will show.
+    async fn until(what: &str, is: impl Fn() -> bool) {
+        let seen = timeout(DEADLINE, async {
+            while !is() {
+                sleep(LOOK_EVERY).await;
+            }
+        });
+        assert!(seen.await.is_ok(), "{what}: not in {DEADLINE:?}");
+    }
+
     impl Bench {
         async fn event(&mut self) -> Event {
             timeout(DEADLINE, self.events.recv())
@@ -460,21 +470,18 @@ mod tests {
 
     #[tokio::test]
     async fn who_ignores_terminate_is_killed() {
-        let script = "trap '' TERM; echo; while :; do sleep 1 & wait $!; done";
-        let mut bench = bench("sh", &["-c", script], Duration::from_millis(300));
+        let folder = tempfile::tempdir().unwrap();
+        let trapped = folder.path().join("trapped");
+        let script = "trap '' TERM; echo >\"$0\"; while :; do sleep 1 & wait $!; done";
+        let arguments = ["-c", script, trapped.to_str().unwrap()];
+        let mut bench = bench("sh", &arguments, Duration::from_millis(300));
         bench.handle.start().await;
         bench.started().await;
-        // Until the trap stands, SIGTERM ends it: then there is nothing to see, and it is tried again.
-        loop {
-            bench.handle.stop().await;
-            let (status, ..) = bench.ended().await;
-            if status.contains("SIGKILL") {
-                break;
-            }
-            bench.handle.start().await;
-            bench.started().await;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        until("its trap stands", || trapped.exists()).await;
+        bench.handle.stop().await;
+        let (status, expected, restart) = bench.ended().await;
+        assert!(status.contains("SIGKILL"), "{status}");
+        assert_eq!((expected, restart), (true, None));
     }
 
     /// A shell that starts two others, in the same group, and tells on its way when both run.
@@ -483,23 +490,12 @@ mod tests {
     async fn family(bench: &mut Bench) -> Pid {
         bench.handle.start().await;
         let group = Pid::from_raw(bench.started().await.cast_signed()).unwrap();
-        let all = async {
-            while members(group).len() < 4 {
-                sleep(LOOK_EVERY).await;
-            }
-        };
-        timeout(DEADLINE, all).await.unwrap();
+        until("all four run", || members(group).len() == 4).await;
         group
     }
 
     async fn gone(group: Pid) {
-        let all = async {
-            while !members(group).is_empty() {
-                sleep(LOOK_EVERY).await;
-            }
-        };
-        let all = timeout(DEADLINE, all).await;
-        assert!(all.is_ok(), "left: {:?}", members(group));
+        until("none is left", || members(group).is_empty()).await;
     }
 
     #[tokio::test]
@@ -529,17 +525,18 @@ mod tests {
         let script = "echo \"<$COLOR>\" >\"$0\"; exec sleep 600";
         let arguments = ["-c", script, path.to_str().unwrap()];
         let bench = bench("sh", &arguments, DEADLINE);
-        let written = async |expected: &str| {
-            while fs::read_to_string(&path).unwrap_or_default() != expected {
-                sleep(LOOK_EVERY).await;
-            }
+        let written = |expected| {
+            let path = &path;
+            until("it is written", move || {
+                fs::read_to_string(path).is_ok_and(|text| text == expected)
+            })
         };
         bench.handle.start().await;
-        timeout(DEADLINE, written("<>\n")).await.unwrap();
+        written("<>\n").await;
         let environment = [("COLOR".to_owned(), "blue".to_owned())].into();
         bench.handle.environment(environment).await;
         bench.handle.kill().await;
-        timeout(DEADLINE, written("<blue>\n")).await.unwrap();
+        written("<blue>\n").await;
     }
 
     #[test]

@@ -2,6 +2,35 @@
 
 use super::*;
 
+/// Waits until a count stands still while everybody else has had many turns; the count.
+async fn standstill(count: &Cell<usize>) -> usize {
+    loop {
+        let before = count.get();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        if before == count.get() && before > 0 {
+            return before;
+        }
+    }
+}
+
+/// Opens streams to reset them, until the server has enough of it; how many.
+async fn open_and_reset(client: &SendRequest<Bytes>, opened_max: u32) -> u32 {
+    let mut opened = 0;
+    while let Ok(mut client) = client.clone().ready().await {
+        let Ok((response, mut stream)) = client.send_request(post(), false) else {
+            break;
+        };
+        opened += 1;
+        assert!(opened < opened_max, "never sent away");
+        tokio::task::yield_now().await;
+        stream.send_reset(h2::Reason::CANCEL);
+        drop(response);
+    }
+    opened
+}
+
 #[test]
 fn a_slow_reader_holds_the_sender_back() {
     local(async {
@@ -24,15 +53,9 @@ fn a_slow_reader_holds_the_sender_back() {
         stream.send_data(Bytes::new(), true).unwrap();
         let response = response.await.unwrap();
         // Nothing is read: the sender stops once every window and buffer on the way is full.
-        let mut before = usize::MAX;
-        while before != sent.get() {
-            before = sent.get();
-            for _ in 0..1000 {
-                tokio::task::yield_now().await;
-            }
-        }
+        let before = standstill(&sent).await;
         // Client window, our send buffer, our window, one frame, and the server's send buffer.
-        assert!(before > 0 && before < 1_000_000, "{before} bytes sent");
+        assert!(before < 1_000_000, "{before} bytes sent");
         let answer = read(response).await.unwrap();
         assert_eq!(answer.body.len(), 10_000_000);
     });
@@ -65,14 +88,8 @@ fn a_slow_upstream_holds_the_client_back() {
             }
             stream.send_data(Bytes::new(), true).unwrap();
         });
-        let mut before = usize::MAX;
-        while before != sent.get() {
-            before = sent.get();
-            for _ in 0..1000 {
-                tokio::task::yield_now().await;
-            }
-        }
-        assert!(before > 0 && before < 1_000_000, "{before} bytes sent");
+        let before = standstill(&sent).await;
+        assert!(before < 1_000_000, "{before} bytes sent");
         gone.notify_one();
         assert_eq!(response.await.unwrap().headers()["x-length"], "5000000");
     });
@@ -83,17 +100,7 @@ fn a_client_that_opens_streams_to_reset_them_is_sent_away() {
     local(async {
         let server = Server::new(PLAIN, |_, _request, _respond| std::future::pending()).await;
         let served = Served::new(server.path()).await;
-        let mut opened = 0;
-        while let Ok(mut client) = served.client.clone().ready().await {
-            let Ok((response, mut stream)) = client.send_request(post(), false) else {
-                break;
-            };
-            opened += 1;
-            assert!(opened < 1000, "never sent away");
-            tokio::task::yield_now().await;
-            stream.send_reset(h2::Reason::CANCEL);
-            drop(response);
-        }
+        open_and_reset(&served.client, 1000).await;
         served.engine.ended.notified().await;
     });
 }
@@ -168,18 +175,8 @@ fn streams_reset_while_they_are_worked_on_still_count() {
             let error = connection.await.unwrap_err();
             assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
         });
-        let mut opened = 0;
-        while let Ok(mut client) = client.clone().ready().await {
-            let Ok((response, mut stream)) = client.send_request(post(), false) else {
-                break;
-            };
-            opened += 1;
-            // 100 places, 20 resets of streams that wait for one; the rest is what crossed.
-            assert!(opened < 300, "never sent away");
-            tokio::task::yield_now().await;
-            stream.send_reset(h2::Reason::CANCEL);
-            drop(response);
-        }
+        // 100 places, 20 resets of streams that wait for one; the rest is what crossed.
+        let opened = open_and_reset(&client, 300).await;
         assert!(opened > 100, "sent away after {opened}");
         while !ended.is_finished() {
             tokio::task::yield_now().await;
@@ -208,26 +205,46 @@ fn a_stream_on_which_nothing_moves_is_ended() {
             assert_eq!(*failures, [AttemptFailureKind::Timeout]);
         }
     });
-    // Inside the body: the end of the delivery. What moves slowly goes on.
+    // Inside the body: the end of the delivery. What moves goes on, however long it takes.
     local(async move {
-        let server = Server::new(PLAIN, |_, _request, mut respond| async move {
-            let mut stream = respond.send_response(Response::new(()), false).unwrap();
-            for _ in 0..8 {
-                tokio::time::sleep(Duration::from_millis(40)).await;
-                stream.send_data(Bytes::from_static(b"x"), false).unwrap();
+        let idle = limits.stream_idle;
+        let came = Rc::new(Notify::new());
+        let comes = Rc::clone(&came);
+        let sent = Rc::new(Cell::new(0));
+        let counter = Rc::clone(&sent);
+        let server = Server::new(PLAIN, move |_, _request, mut respond| {
+            let (came, sent) = (Rc::clone(&comes), Rc::clone(&counter));
+            async move {
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                let begun = Instant::now();
+                while begun.elapsed() < 3 * idle {
+                    stream.send_data(Bytes::from_static(b"x"), false).unwrap();
+                    sent.set(sent.get() + 1);
+                    came.notified().await;
+                }
+                let reset = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+                assert_eq!(reset.unwrap(), h2::Reason::CANCEL);
             }
-            let reset = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
-            assert_eq!(reset.unwrap(), h2::Reason::CANCEL);
         })
         .await;
         let served = Served::within(limits, server.path()).await;
         let (response, mut stream) = served.send(post()).await;
         stream.send_data(Bytes::new(), true).unwrap();
-        let error = read(response.await.unwrap()).await.unwrap_err();
+        let mut body = response.await.unwrap().into_body();
+        let error = loop {
+            match body.data().await.unwrap() {
+                Ok(bytes) => {
+                    let capacity = body.flow_control();
+                    capacity.release_capacity(bytes.len()).unwrap();
+                    came.notify_one();
+                }
+                Err(error) => break error,
+            }
+        };
         assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
         let delivery = served.path().delivered().await;
         assert_eq!(delivery.end, DeliveryEnd::Idle);
-        assert_eq!(delivery.response_bytes, 8);
+        assert_eq!(delivery.response_bytes, sent.get());
     });
 }
 
