@@ -16,7 +16,7 @@ use outrigger_model::{
 };
 
 use crate::{
-    Code, Node, ObjectKey, Severity, defaults,
+    Node, ObjectKey, defaults,
     ir::{
         AttachedRoutes, AttachedRule, HttpAlternative, HttpRoute, Parent, RuleProblem, Sourced,
         Targets, Validity,
@@ -206,7 +206,7 @@ fn retry(reader: &mut Reader, node: &Node, path: &str) -> RetryPolicy {
         let at = join(&join(path, "timeouts"), "backendRequest");
         let value = node.get("timeouts").unwrap_or(node);
         let message = "it is longer than request, which ends the tries: write at most as much";
-        reader.find(Severity::Error, Code::InvalidValue, &at, value, message);
+        reader.refuse(&at, value, message);
         policy.per_try_timeout = Timeout::Disabled;
     }
     policy

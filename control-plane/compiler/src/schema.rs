@@ -83,6 +83,9 @@ pub(crate) const PORT: Shape = Shape::Integer(1, 65_535);
 pub(crate) const COUNT: Shape = Shape::Integer(0, 2_147_483_647);
 pub(crate) const UNSIGNED: Shape = Shape::Integer(0, 4_294_967_295);
 pub(crate) const PERCENT: Shape = Shape::Integer(0, 100);
+/// As the Gateway API's CRDs bound it; above it the model refuses Istio's as well.
+pub(crate) const WEIGHT: Shape = Shape::Integer(0, 1_000_000);
+pub(crate) const TEXTS: Shape = Shape::List(&Shape::Text);
 
 pub(crate) const fn used(name: &'static str, shape: Shape) -> Field {
     field(name, Support::Used, shape, false)

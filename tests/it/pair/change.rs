@@ -1,16 +1,13 @@
 //! Changes under load: configuration, endpoints, and the end of a sidecar. No request may notice.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, time::Duration};
 
 use outrigger_model::Protocol;
-use tokio::{
-    net::TcpStream,
-    sync::{Semaphore, mpsc},
-};
+use tokio::net::TcpStream;
 
 use super::{
     mesh::{Mesh, run},
-    peer::{App, Client, Http, answer, full, get, request},
+    peer::{App, Client, Gated, Http, answer, full, get, request},
     plan::{ServicePlan, backend, meshed, plain, policy, rule, service},
     wire::{self, rest, say, until},
 };
@@ -99,24 +96,8 @@ fn configuration_changes_under_load_fail_no_http2_request() {
 fn drain_with_requests_in_flight(version: Http) {
     run(async {
         let mesh = Mesh::new();
-        let gate = Rc::new(Semaphore::new(0));
-        let (arrived, mut arrivals) = mpsc::channel(8);
-        let opens = Rc::clone(&gate);
-        let app = App::start(&mesh, version, move |_| {
-            let (gate, arrived) = (Rc::clone(&opens), arrived.clone());
-            async move {
-                arrived.send(()).await.unwrap();
-                gate.acquire().await.unwrap().forget();
-                answer(200, "late")
-            }
-        })
-        .await;
-        let inbound = mesh.inbound(app.address).await;
-        mesh.client.knows(&[service(
-            "orders:80",
-            vec![meshed(inbound, &mesh.server.identity)],
-        )]);
-        let outbound = mesh.outbound("orders:80").await;
+        let mut gated = Gated::start(&mesh, version, "late").await;
+        let outbound = mesh.through(gated.app.address, |plan| plan).await;
         let mut clients = Vec::new();
         for _ in 0..4 {
             clients.push(Client::connect(&mesh, outbound, version).await);
@@ -133,12 +114,10 @@ fn drain_with_requests_in_flight(version: Http) {
             }
         };
         let end = async {
-            for _ in 0..4 {
-                arrivals.recv().await.unwrap();
-            }
+            gated.arrived(4).await;
             mesh.server.drain.begin();
             mesh.client.drain.begin();
-            gate.add_permits(4);
+            gated.open(4);
         };
         tokio::join!(calls, end);
         // With the last answer every connection ends, and so does the worker.
@@ -166,12 +145,7 @@ fn a_connection_made_before_the_drain_is_still_served() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let inbound = mesh.inbound(app.address).await;
-        mesh.client.knows(&[service(
-            "orders:80",
-            vec![meshed(inbound, &mesh.server.identity)],
-        )]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.through(app.address, |plan| plan).await;
         // The kernel has accepted them; the worker has had no turn to.
         let mut streams = Vec::new();
         for _ in 0..8 {
@@ -195,9 +169,9 @@ fn what_outlives_the_drain_is_cut() {
     run(async {
         let mesh = Mesh::new();
         let app = App::start(&mesh, Http::One, async |_| std::future::pending().await).await;
-        mesh.client
-            .knows(&[service("orders:80", vec![plain(app.address)])]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh
+            .known(service("orders:80", vec![plain(app.address)]))
+            .await;
         let mut client = TcpStream::connect(outbound).await.unwrap();
         say(&mut client, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
         while app.count() == 0 {
@@ -226,8 +200,7 @@ fn an_opaque_connection_that_outlives_the_drain_is_recorded() {
         })
         .await;
         let plan = service("db:5432", vec![plain(app)]).speaks(Protocol::Tcp);
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("db:5432").await;
+        let outbound = mesh.known(plan).await;
         let mut client = TcpStream::connect(outbound).await.unwrap();
         say(&mut client, "ping").await;
         until(&mut client, "pong").await;

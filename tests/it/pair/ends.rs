@@ -1,43 +1,19 @@
 //! Requests and connections that end otherwise than they should, and what is left of them: nothing.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use http::{Request, Response};
 use http_body_util::{BodyExt, channel::Channel};
 use hyper::body::Incoming;
-use outrigger_model::{
-    Authority, EjectionThreshold, EndpointState, RequestsPerConnection, Timeout,
-};
-use outrigger_proxy::{
-    accept::{Role, accept},
-    worker::Worker,
-};
-use tokio::{
-    io::AsyncWriteExt,
-    net::TcpStream,
-    sync::{Semaphore, mpsc},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
+use outrigger_model::{EndpointState, RequestsPerConnection, Timeout};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::mpsc, time::Instant};
 
 use super::{
-    mesh::{Mesh, listener, run},
-    peer::{App, Client, Http, answer, full, get, once, request},
-    plan::{ServicePlan, at_most, meshed, on_5xx, plain, retry, service},
+    mesh::{Mesh, run},
+    peer::{App, Client, Gated, Http, answer, full, get, once, request},
+    plan::{at_most, eject_after, on_5xx, plain, retry, service},
     wire::{self, rest, say, until},
 };
-
-async fn through(
-    mesh: &Mesh,
-    app: SocketAddr,
-    change: impl FnOnce(ServicePlan) -> ServicePlan,
-) -> SocketAddr {
-    let inbound = mesh.inbound(app).await;
-    let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-    mesh.client
-        .knows(&[change(service("orders:80", endpoints))]);
-    mesh.outbound("orders:80").await
-}
 
 /// Waits for what other tasks will bring about.
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -61,18 +37,17 @@ fn a_streaming_answer_is_in_flight_to_its_end(version: Http) {
             }
         })
         .await;
-        let outbound = through(&mesh, app.address, |plan| {
-            plan.policy(|policy| policy.limits.requests_max = 1)
-        })
-        .await;
+        let outbound = mesh
+            .through(app.address, |plan| {
+                plan.policy(|policy| policy.limits.requests_max = 1)
+            })
+            .await;
         let mut client = Client::connect(&mesh, outbound, version).await;
         let held = client.begin(get("/")).await.unwrap();
         let mut sender = senders.recv().await.unwrap();
         sender.send_data("first".into()).await.unwrap();
         let mut other = Client::connect(&mesh, outbound, version).await;
-        let refused = other.get("/").await;
-        assert_eq!(refused.status, 503);
-        assert!(refused.reason().starts_with("requests-full"), "{refused:?}");
+        other.get("/").await.assert_refused(503, "requests-full; ");
         drop(sender);
         assert_eq!(
             held.into_body().collect().await.unwrap().to_bytes(),
@@ -107,16 +82,16 @@ fn a_client_that_leaves_frees_its_place(version: Http) {
             }
         })
         .await;
-        let outbound = through(&mesh, app.address, |plan| {
-            plan.policy(|policy| {
-                policy.limits.requests_max = 1;
-                policy.limits.connections_max = 1;
-                // Whoever leaves says nothing about the endpoint.
-                policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(1));
-                policy.outlier.base_ejection = Duration::from_secs(60);
+        let outbound = mesh
+            .through(app.address, |plan| {
+                plan.policy(|policy| {
+                    policy.limits.requests_max = 1;
+                    policy.limits.connections_max = 1;
+                    // Whoever leaves says nothing about the endpoint.
+                    eject_after(policy, 1);
+                })
             })
-        })
-        .await;
+            .await;
         match version {
             Http::One => {
                 // By a reset: an end alone may be a client that waits for its answer.
@@ -155,7 +130,7 @@ fn a_client_that_leaves_inside_its_request_is_no_refusal() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let outbound = through(&mesh, app.address, |plan| plan).await;
+        let outbound = mesh.through(app.address, |plan| plan).await;
         let head = "POST / HTTP/1.1\r\nHost: o\r\nContent-Length: 100\r\n\r\nhalf";
         let mut leaving = TcpStream::connect(outbound).await.unwrap();
         say(&mut leaving, head).await;
@@ -191,7 +166,7 @@ fn a_client_that_closed_half_gets_an_answer_that_takes_its_time() {
             .await;
         })
         .await;
-        let outbound = through(&mesh, app, |plan| plan).await;
+        let outbound = mesh.through(app, |plan| plan).await;
         let mut client = TcpStream::connect(outbound).await.unwrap();
         say(&mut client, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
         client.shutdown().await.unwrap();
@@ -215,10 +190,11 @@ fn a_route_timeout_does_not_end_a_websocket() {
             say(&mut stream, "pong").await;
         })
         .await;
-        let outbound = through(&mesh, app, |plan| {
-            plan.rule(|rule| rule.timeout = Timeout::After(limit))
-        })
-        .await;
+        let outbound = mesh
+            .through(app, |plan| {
+                plan.rule(|rule| rule.timeout = Timeout::After(limit))
+            })
+            .await;
         let mut client = TcpStream::connect(outbound).await.unwrap();
         let head = "GET /ws HTTP/1.1\r\nHost: o\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
         say(&mut client, head).await;
@@ -233,7 +209,7 @@ fn a_refused_head_is_recorded_with_its_reason() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let outbound = through(&mesh, app.address, |plan| plan).await;
+        let outbound = mesh.through(app.address, |plan| plan).await;
         let mut client = TcpStream::connect(outbound).await.unwrap();
         say(&mut client, "GET / HTTP/1.1\nHost: o\n\n").await;
         let answer = rest(&mut client).await;
@@ -270,13 +246,8 @@ fn finding_the_protocol_out_says_nothing_of_an_endpoints_health() {
         .await;
         let plan = service("orders:80", vec![plain(app)])
             .speaks(outrigger_model::Protocol::Detect)
-            .policy(|policy| {
-                policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(3));
-                policy.outlier.base_ejection = Duration::from_secs(60);
-                policy.outlier.max_ejection = Duration::from_secs(60);
-            });
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+            .policy(|policy| eject_after(policy, 3));
+        let outbound = mesh.known(plan).await;
         for _ in 0..3 {
             let mut client = TcpStream::connect(outbound).await.unwrap();
             // The connection that waits for a server to speak is there before the request.
@@ -313,7 +284,7 @@ fn a_broken_answer_is_not_passed_off_as_whole() {
             say(&mut stream, answer).await;
         })
         .await;
-        let outbound = through(&mesh, app, |plan| plan).await;
+        let outbound = mesh.through(app, |plan| plan).await;
         for path in ["/sized", "/chunked"] {
             let mut client = Client::connect(&mesh, outbound, Http::One).await;
             assert!(client.try_send(get(path)).await.is_err(), "{path}");
@@ -343,14 +314,9 @@ fn an_endpoint_whose_answers_break_off_is_ejected() {
             say(&mut stream, half).await;
         })
         .await;
-        let outbound = through(&mesh, app, |plan| {
-            plan.policy(|policy| {
-                policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(3));
-                policy.outlier.base_ejection = Duration::from_secs(60);
-                policy.outlier.max_ejection = Duration::from_secs(60);
-            })
-        })
-        .await;
+        let outbound = mesh
+            .through(app, |plan| plan.policy(|policy| eject_after(policy, 3)))
+            .await;
         for _ in 0..3 {
             let mut client = Client::connect(&mesh, outbound, Http::One).await;
             assert!(client.try_send(get("/")).await.is_err());
@@ -360,7 +326,7 @@ fn an_endpoint_whose_answers_break_off_is_ejected() {
         })
         .await;
         let reply = once(&mesh, outbound, get("/")).await;
-        assert!(reply.reason().starts_with("no-endpoint"), "{reply:?}");
+        reply.assert_refused(503, "no-endpoint; ");
     });
 }
 
@@ -378,7 +344,7 @@ fn a_kept_connection_that_the_application_closed_costs_no_request() {
             .await;
         })
         .await;
-        let outbound = through(&mesh, app, |plan| plan).await;
+        let outbound = mesh.through(app, |plan| plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for number in 0..20 {
             let method = ["GET", "POST"][number % 2];
@@ -398,11 +364,12 @@ fn a_draining_endpoint_gets_nothing_new_while_another_is_ready() {
         );
         let mut draining = plain(goes.address);
         draining.state = EndpointState::Draining;
-        mesh.client.knows(&[service(
-            "orders:80",
-            vec![plain(stays.address), draining.clone()],
-        )]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh
+            .known(service(
+                "orders:80",
+                vec![plain(stays.address), draining.clone()],
+            ))
+            .await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for _ in 0..10 {
             assert_eq!(client.get("/").await.status, 200);
@@ -429,14 +396,15 @@ fn a_try_that_timed_out_gives_its_connection_up(version: Http) {
             }
         })
         .await;
-        let outbound = through(&mesh, app.address, |plan| {
-            plan.policy(|policy| policy.limits.connections_max = 1)
-                .rule(|rule| {
-                    rule.retry = retry(2, on_5xx());
-                    rule.retry.per_try_timeout = Timeout::After(Duration::from_millis(100));
-                })
-        })
-        .await;
+        let outbound = mesh
+            .through(app.address, |plan| {
+                plan.policy(|policy| policy.limits.connections_max = 1)
+                    .rule(|rule| {
+                        rule.retry = retry(2, on_5xx());
+                        rule.retry.per_try_timeout = Timeout::After(Duration::from_millis(100));
+                    })
+            })
+            .await;
         let mut client = Client::connect(&mesh, outbound, version).await;
         for _ in 0..3 {
             let reply = client.get("/").await;
@@ -464,8 +432,7 @@ fn an_http2_connection_carries_no_more_requests_than_told() {
         let plan = service("orders:80", vec![plain(app.address)]).policy(|policy| {
             policy.limits.requests_per_connection = RequestsPerConnection::AtMost(at_most(2));
         });
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::Two).await;
         for _ in 0..7 {
             assert_eq!(client.get("/").await.status, 200);
@@ -478,18 +445,10 @@ fn an_http2_connection_carries_no_more_requests_than_told() {
 fn ended_connections_leave_no_count_behind() {
     run(async {
         let mesh = Mesh::new();
-        let gate = Rc::new(Semaphore::new(0));
-        let opens = Rc::clone(&gate);
-        let app = App::start(&mesh, Http::One, move |_| {
-            let gate = Rc::clone(&opens);
-            async move {
-                gate.acquire().await.unwrap().forget();
-                answer(200, "")
-            }
-        })
-        .await;
-        let outbound = through(&mesh, app.address, |plan| plan).await;
-        gate.add_permits(4);
+        let gated = Gated::start(&mesh, Http::One, "").await;
+        let app = &gated.app;
+        let outbound = mesh.through(app.address, |plan| plan).await;
+        gated.open(4);
         for _ in 0..4 {
             once(&mesh, outbound, get("/")).await;
         }
@@ -543,14 +502,11 @@ fn when_all_endpoints_are_ejected_the_answer_says_so() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 500).await;
-        let outbound = through(&mesh, app.address, |plan| {
-            plan.policy(|policy| {
-                policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(1));
-                policy.outlier.base_ejection = Duration::from_secs(60);
-                policy.outlier.max_ejection = Duration::from_secs(60);
+        let outbound = mesh
+            .through(app.address, |plan| {
+                plan.policy(|policy| eject_after(policy, 1))
             })
-        })
-        .await;
+            .await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         assert_eq!(client.get("/").await.status, 500);
         let reply = client.get("/").await;
@@ -565,20 +521,12 @@ fn an_idle_connection_of_one_worker_gives_way_to_a_request_of_another() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let outbound = through(&mesh, app.address, |plan| {
-            plan.policy(|policy| policy.limits.connections_max = 1)
-        })
-        .await;
-        let other = Worker::new(mesh.client.worker.shared.clone(), 9);
-        let (listener, beside) = listener().await;
-        let role = Role::Destination(Authority::parse("orders:80", None).unwrap());
-        let accepting = accept(
-            Rc::clone(&other),
-            listener,
-            Rc::new(role),
-            CancellationToken::new(),
-        );
-        other.tasks.spawn_local(accepting);
+        let outbound = mesh
+            .through(app.address, |plan| {
+                plan.policy(|policy| policy.limits.connections_max = 1)
+            })
+            .await;
+        let (other, beside) = mesh.another_worker().await;
         for worker in [&mesh.client.worker, &other] {
             worker.tasks.spawn_local(Rc::clone(worker).sweep());
         }
@@ -595,29 +543,17 @@ fn bounds_hold_across_workers() {
     run(async {
         let mesh = Mesh::new();
         let app = App::start(&mesh, Http::One, async |_| std::future::pending().await).await;
-        let outbound = through(&mesh, app.address, |plan| {
-            plan.policy(|policy| policy.limits.requests_max = 1)
-        })
-        .await;
-        let other = Worker::new(mesh.client.worker.shared.clone(), 9);
-        let (listener, beside) = listener().await;
-        let role = Role::Destination(Authority::parse("orders:80", None).unwrap());
-        let accepting = accept(
-            Rc::clone(&other),
-            listener,
-            Rc::new(role),
-            CancellationToken::new(),
-        );
-        other.tasks.spawn_local(accepting);
+        let outbound = mesh
+            .through(app.address, |plan| {
+                plan.policy(|policy| policy.limits.requests_max = 1)
+            })
+            .await;
+        let (_other, beside) = mesh.another_worker().await;
         let mut waiting = TcpStream::connect(outbound).await.unwrap();
         say(&mut waiting, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
         eventually("it arrives", || app.count() == 1).await;
         let reply = once(&mesh, beside, get("/")).await;
-        assert!(
-            reply.reason().starts_with("requests-full"),
-            "{}",
-            reply.reason()
-        );
+        reply.assert_refused(503, "requests-full; ");
         drop(waiting);
     });
 }

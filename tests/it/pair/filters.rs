@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use super::{
     mesh::{Mesh, run},
     peer::{App, Client, Content, Http, Reply, answer, empty, request},
-    plan::{backend, meshed, prefix, rule, service},
+    plan::{ServicePlan, backend, prefix, rule},
 };
 
 /// Answers with what came: the target, then every field, one a line.
@@ -37,15 +37,14 @@ async fn mirror(mesh: &Mesh, version: Http) -> App {
 }
 
 async fn through(mesh: &Mesh, app: &App, version: Http, rules: Vec<HttpRule>) -> SocketAddr {
-    let inbound = mesh.inbound(app.address).await;
-    let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-    let mut plan = service("orders:80", endpoints);
-    if version == Http::Two {
-        plan = plan.speaks(Protocol::Http2);
-    }
-    plan.http = rules;
-    mesh.client.knows(&[plan]);
-    mesh.outbound("orders:80").await
+    let change = |mut plan: ServicePlan| {
+        plan.http = rules;
+        match version {
+            Http::One => plan,
+            Http::Two => plan.speaks(Protocol::Http2),
+        }
+    };
+    mesh.through(app.address, change).await
 }
 
 fn name(text: &str) -> FieldName {

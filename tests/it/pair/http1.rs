@@ -15,16 +15,12 @@ use tokio::{
 use super::{
     mesh::{Mesh, run},
     peer::{self, App, Client, Http, answer, full, get, read, request},
-    plan::{meshed, service},
     wire::{self, rest, say, until},
 };
 
 /// The client's address for `orders`, served by `application` behind a sidecar.
 async fn through(mesh: &Mesh, application: SocketAddr) -> SocketAddr {
-    let inbound = mesh.inbound(application).await;
-    let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-    mesh.client.knows(&[service("orders:80", endpoints)]);
-    mesh.outbound("orders:80").await
+    mesh.through(application, |plan| plan).await
 }
 
 async fn pair(app: impl AsyncFnOnce(&Mesh) -> App) -> (Mesh, App, SocketAddr) {

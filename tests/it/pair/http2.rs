@@ -10,7 +10,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     mesh::{Mesh, run},
     peer::{App, Client, Content, Http, answer, full, pieces, read, request},
-    plan::{ServicePlan, meshed, retry, service},
+    plan::{ServicePlan, retry, service},
 };
 
 async fn through(
@@ -18,11 +18,17 @@ async fn through(
     app: &App,
     change: impl FnOnce(ServicePlan) -> ServicePlan,
 ) -> SocketAddr {
-    let inbound = mesh.inbound(app.address).await;
-    let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-    let plan = change(service("orders:80", endpoints).speaks(Protocol::Grpc));
-    mesh.client.knows(&[plan]);
-    mesh.outbound("orders:80").await
+    let speaking = |plan: ServicePlan| change(plan.speaks(Protocol::Grpc));
+    mesh.through(app.address, speaking).await
+}
+
+/// An application that answers with the body as it comes.
+async fn streaming_echo(mesh: &Mesh) -> App {
+    App::start(mesh, Http::Two, async |request: Request<Incoming>| {
+        let body = request.into_body().map_err(|error| panic!("{error}"));
+        Response::new(UnsyncBoxBody::new(body))
+    })
+    .await
 }
 
 /// A gRPC answer: messages, then the status in trailers.
@@ -85,11 +91,7 @@ fn unary_calls_share_one_connection_and_end_with_their_status() {
 fn streams_pass_message_by_message_in_both_directions() {
     run(async {
         let mesh = Mesh::new();
-        let app = App::start(&mesh, Http::Two, async |request: Request<Incoming>| {
-            let body = request.into_body().map_err(|error| panic!("{error}"));
-            Response::new(UnsyncBoxBody::new(body))
-        })
-        .await;
+        let app = streaming_echo(&mesh).await;
         let outbound = through(&mesh, &app, |plan| plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::Two).await;
         let (mut send, body) = http_body_util::channel::Channel::<Bytes>::new(1);
@@ -120,11 +122,7 @@ fn a_large_body_passes_both_ways_at_once() {
     run(async {
         const LENGTH: usize = 32 * 1024 * 1024;
         let mesh = Mesh::new();
-        let app = App::start(&mesh, Http::Two, async |request: Request<Incoming>| {
-            let body = request.into_body().map_err(|error| panic!("{error}"));
-            Response::new(UnsyncBoxBody::new(body))
-        })
-        .await;
+        let app = streaming_echo(&mesh).await;
         let outbound = through(&mesh, &app, |plan| plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::Two).await;
         let piece = Bytes::from(vec![9; 64 * 1024]);
@@ -332,12 +330,7 @@ fn a_per_try_timeout_counts_for_streams_too() {
         .await;
         let mut client = Client::connect(&mesh, outbound, Http::Two).await;
         let reply = client.get("/").await;
-        assert_eq!(reply.status, 504);
-        assert!(
-            reply.reason().starts_with("retries-exhausted; 3 tries"),
-            "{}",
-            reply.reason()
-        );
+        reply.assert_refused(504, "retries-exhausted; 3 tries");
         assert_eq!(app.count(), 3);
     });
 }

@@ -17,10 +17,7 @@ fn a_strangers_certificate_is_refused_by_both_sides() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let inbound = mesh.inbound(app.address).await;
-        let plan = service("orders:80", vec![meshed(inbound, &mesh.server.identity)]);
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.through(app.address, |plan| plan).await;
         let stranger = Issuer::new();
         let set = |context| mesh.client.worker.shared.tls.store(Some(context));
         // It knows our roots, we do not know its own: the server refuses.
@@ -36,12 +33,7 @@ fn a_strangers_certificate_is_refused_by_both_sides() {
             .issuer
             .context(&mesh.client.identity, &stranger.roots()));
         let reply = once(&mesh, outbound, get("/")).await;
-        assert_eq!(reply.status, 503);
-        assert!(
-            reply.reason().starts_with("handshake-failed; "),
-            "{}",
-            reply.reason()
-        );
+        reply.assert_refused(503, "handshake-failed; ");
         assert_eq!(app.count(), 0);
         set(mesh
             .issuer
@@ -61,8 +53,7 @@ fn an_endpoint_that_proves_another_identity_gets_no_request() {
             .unwrap();
         let plan = service("orders:80", vec![meshed(inbound, &other)])
             .rule(|rule| rule.retry = retry(1, on_5xx()));
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.known(plan).await;
         let reply = once(&mesh, outbound, get("/")).await;
         assert_eq!(reply.status, 503);
         let reason = reply.reason();
@@ -82,22 +73,12 @@ fn a_meshed_endpoint_never_gets_plain_text() {
             "orders:80",
             vec![meshed(app.address, &mesh.server.identity)],
         );
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.known(plan).await;
         let reply = once(&mesh, outbound, get("/")).await;
-        assert!(
-            reply.reason().starts_with("handshake-failed; "),
-            "{}",
-            reply.reason()
-        );
+        reply.assert_refused(503, "handshake-failed; ");
         mesh.client.worker.shared.tls.store(None);
         let reply = once(&mesh, outbound, get("/")).await;
-        assert_eq!(reply.status, 503);
-        assert!(
-            reply.reason().starts_with("no-certificate; "),
-            "{}",
-            reply.reason()
-        );
+        reply.assert_refused(503, "no-certificate; ");
         assert_eq!(app.count(), 0);
     });
 }
@@ -109,20 +90,10 @@ fn plain_text_to_a_strict_port_is_told_why() {
         let app = App::answering(&mesh, 200).await;
         let inbound = mesh.inbound(app.address).await;
         let reply = once(&mesh, inbound, get("/")).await;
-        assert_eq!(reply.status, 403);
-        assert!(
-            reply.reason().starts_with("plaintext-refused; "),
-            "{}",
-            reply.reason()
-        );
+        reply.assert_refused(403, "plaintext-refused; ");
         let mut two = Client::connect(&mesh, inbound, Http::Two).await;
         let reply = two.get("/").await;
-        assert_eq!(reply.status, 403);
-        assert!(
-            reply.reason().starts_with("plaintext-refused; "),
-            "{}",
-            reply.reason()
-        );
+        reply.assert_refused(403, "plaintext-refused; ");
         let mut opaque = TcpStream::connect(inbound).await.unwrap();
         say(&mut opaque, "*1\r\n$4\r\nPING\r\n").await;
         assert_eq!(rest(&mut opaque).await, "");
@@ -144,18 +115,10 @@ fn a_sidecar_without_a_certificate_takes_nothing() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let inbound = mesh.inbound(app.address).await;
         mesh.server.worker.shared.tls.store(None);
-        let plan = service("orders:80", vec![meshed(inbound, &mesh.server.identity)]);
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.through(app.address, |plan| plan).await;
         let reply = once(&mesh, outbound, get("/")).await;
-        assert_eq!(reply.status, 503);
-        assert!(
-            reply.reason().starts_with("handshake-failed; "),
-            "{}",
-            reply.reason()
-        );
+        reply.assert_refused(503, "handshake-failed; ");
         assert_eq!(app.count(), 0);
     });
 }
@@ -166,9 +129,8 @@ fn certificates_and_roots_change_under_load_without_a_failed_request() {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
         let inbound = mesh.inbound(app.address).await;
-        let plan = service("orders:80", vec![meshed(inbound, &mesh.server.identity)]);
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let plan = || service("orders:80", vec![meshed(inbound, &mesh.server.identity)]);
+        let outbound = mesh.known(plan()).await;
         let next = Issuer::new();
         let mut both = mesh.issuer.roots();
         both.extend(next.roots());
@@ -179,10 +141,7 @@ fn certificates_and_roots_change_under_load_without_a_failed_request() {
                 for _ in 0..3 {
                     assert_eq!(client.get("/").await.status, 200);
                 }
-                mesh.client.knows(&[service(
-                    "orders:80",
-                    vec![meshed(inbound, &mesh.server.identity)],
-                )]);
+                mesh.client.knows(&[plan()]);
                 mesh.client.worker.application(inbound).retire();
             }
         };

@@ -1,44 +1,30 @@
 //! Bounds of a destination, and what is refused beyond them.
 
-use std::{rc::Rc, time::Duration};
+use std::time::Duration;
 
 use outrigger_model::RequestsPerConnection;
-use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     mesh::{Mesh, run},
-    peer::{App, Client, Http, answer, get, once},
+    peer::{App, Client, Gated, Http, get, once},
     plan::{at_most, plain, service},
-    resilience::known,
 };
 
 #[test]
 fn too_many_requests_at_once_are_refused_by_name() {
     run(async {
         let mesh = Mesh::new();
-        let open = Rc::new(Semaphore::new(0));
-        let gate = Rc::clone(&open);
-        let (arrived, mut arrivals) = mpsc::channel(8);
-        let app = App::start(&mesh, Http::One, move |_| {
-            let (gate, arrived) = (Rc::clone(&gate), arrived.clone());
-            async move {
-                arrived.send(()).await.unwrap();
-                let _pass = gate.acquire().await.unwrap();
-                answer(200, "")
-            }
-        })
-        .await;
-        let plan = service("orders:80", vec![plain(app.address)])
+        let mut gated = Gated::start(&mesh, Http::One, "").await;
+        let plan = service("orders:80", vec![plain(gated.app.address)])
             .policy(|policy| policy.limits.requests_max = 2);
-        let outbound = known(&mesh, plan).await;
+        let outbound = mesh.known(plan).await;
         let refused = async {
-            for _ in 0..2 {
-                arrivals.recv().await.unwrap();
-            }
+            gated.arrived(2).await;
             let reply = once(&mesh, outbound, get("/")).await;
             let reason = "requests-full; shop/orders:80; by DestinationRule/shop/it";
             assert_eq!((reply.status, reply.reason()), (503, reason));
-            open.add_permits(2);
+            // These, and one more below.
+            gated.open(3);
         };
         let (one, two) = (
             once(&mesh, outbound, get("/")),
@@ -54,27 +40,16 @@ fn too_many_requests_at_once_are_refused_by_name() {
 fn connections_are_bounded_and_the_line_before_them_too() {
     run(async {
         let mesh = Mesh::new();
-        let open = Rc::new(Semaphore::new(0));
-        let gate = Rc::clone(&open);
-        let (arrived, mut arrivals) = mpsc::channel(8);
-        let app = App::start(&mesh, Http::One, move |_| {
-            let (gate, arrived) = (Rc::clone(&gate), arrived.clone());
-            async move {
-                arrived.send(()).await.unwrap();
-                gate.acquire().await.unwrap().forget();
-                answer(200, "")
-            }
-        })
-        .await;
-        let plan = service("orders:80", vec![plain(app.address)]).policy(|policy| {
+        let mut gated = Gated::start(&mesh, Http::One, "").await;
+        let plan = service("orders:80", vec![plain(gated.app.address)]).policy(|policy| {
             policy.limits.connections_max = 1;
             policy.limits.pending_max = 1;
             policy.limits.pending_timeout = Duration::from_millis(200);
         });
-        let outbound = known(&mesh, plan).await;
+        let outbound = mesh.known(plan).await;
         let first = once(&mesh, outbound, get("/"));
         let others = async {
-            arrivals.recv().await.unwrap();
+            gated.arrived(1).await;
             let (second, third) = tokio::join!(
                 once(&mesh, outbound, get("/")),
                 once(&mesh, outbound, get("/")),
@@ -83,18 +58,18 @@ fn connections_are_bounded_and_the_line_before_them_too() {
             reasons.sort();
             assert!(reasons[0].starts_with("pending-full; "), "{reasons:?}");
             assert!(reasons[1].starts_with("pending-timeout; "), "{reasons:?}");
-            open.add_permits(1);
+            gated.open(1);
         };
         let (first, ()) = tokio::join!(first, others);
         assert_eq!(first.status, 200);
         // Who waits gets the connection that becomes free: one for all.
-        open.add_permits(2);
+        gated.open(2);
         let (one, two) = tokio::join!(
             once(&mesh, outbound, get("/")),
             once(&mesh, outbound, get("/")),
         );
         assert_eq!((one.status, two.status), (200, 200));
-        assert_eq!(app.by_connection(), [3]);
+        assert_eq!(gated.app.by_connection(), [3]);
     });
 }
 
@@ -106,7 +81,7 @@ fn a_connection_carries_no_more_requests_than_told() {
         let plan = service("orders:80", vec![plain(app.address)]).policy(|policy| {
             policy.limits.requests_per_connection = RequestsPerConnection::AtMost(at_most(2));
         });
-        let outbound = known(&mesh, plan).await;
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for _ in 0..9 {
             assert_eq!(client.get("/").await.status, 200);

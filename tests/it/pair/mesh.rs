@@ -12,8 +12,8 @@ use std::{
 
 use outrigger_ca::CertificateAuthority;
 use outrigger_model::{
-    Authority, InboundPolicy, InboundPort, MeshSettings, MtlsMode, Port, Protocol, SpiffeId,
-    TrustDomain,
+    Authority, Endpoint, InboundPolicy, InboundPort, MeshSettings, MtlsMode, Port, Protocol,
+    SpiffeId, TrustDomain,
 };
 use outrigger_proxy::{
     accept::{Role, accept},
@@ -23,12 +23,13 @@ use outrigger_proxy::{
     tls::TlsContext,
     worker::{Demand, Shared, SharedLimits, Worker},
 };
+use outrigger_tests::sum;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::plan::ServicePlan;
+use super::plan::{ServicePlan, meshed, service};
 
 /// Longest a test may take: beyond it something hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,6 +53,11 @@ pub(super) async fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
+}
+
+/// An address where nothing listens.
+pub(super) async fn nowhere() -> SocketAddr {
+    listener().await.1
 }
 
 /// An authority that issues certificates for tests.
@@ -234,15 +240,7 @@ impl Side {
 
     /// The value of a metric on the page, summed over the label sets that hold all of `labels`.
     pub(super) fn metric(&self, name: &str, labels: &[&str]) -> u64 {
-        let page = self.telemetry.page();
-        let lines = page.lines().filter(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label))
-        });
-        lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-            .sum()
+        sum(&self.telemetry.page(), name, labels)
     }
 }
 
@@ -288,5 +286,39 @@ impl Mesh {
 
     pub(super) async fn forward_proxy(&self) -> SocketAddr {
         self.client.listen(Role::ForwardProxy).await
+    }
+
+    /// Where the client's application reaches what `plan` describes.
+    pub(super) async fn known(&self, plan: ServicePlan) -> SocketAddr {
+        let authority = plan.authority.clone();
+        self.client.knows(&[plan]);
+        self.outbound(&authority).await
+    }
+
+    /// An application behind the server's sidecar, as an endpoint.
+    pub(super) async fn behind(&self, application: SocketAddr) -> Endpoint {
+        meshed(self.inbound(application).await, &self.server.identity)
+    }
+
+    /// Where the client's application reaches one behind the server's sidecar, as `orders:80`.
+    pub(super) async fn through(
+        &self,
+        application: SocketAddr,
+        change: impl FnOnce(ServicePlan) -> ServicePlan,
+    ) -> SocketAddr {
+        let endpoint = self.behind(application).await;
+        self.known(change(service("orders:80", vec![endpoint])))
+            .await
+    }
+
+    /// A second worker of the client's sidecar, and where it takes traffic for `orders:80`.
+    pub(super) async fn another_worker(&self) -> (Rc<Worker>, SocketAddr) {
+        let worker = Worker::new(self.client.worker.shared.clone(), 9);
+        let (listener, address) = listener().await;
+        let role = Role::Destination(Authority::parse("orders:80", None).unwrap());
+        let stop = self.client.stop.clone();
+        let accepting = accept(Rc::clone(&worker), listener, Rc::new(role), stop);
+        worker.tasks.spawn_local(accepting);
+        (worker, address)
     }
 }

@@ -5,14 +5,14 @@ use std::{cell::Cell, io::ErrorKind, rc::Rc, time::Duration};
 use outrigger_model::Protocol;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::mpsc,
 };
 
 use super::{
-    mesh::{Mesh, run},
+    mesh::{Mesh, nowhere, run},
     peer::{App, Client, Http, get, once},
-    plan::{ServicePlan, meshed, plain, service},
+    plan::{ServicePlan, plain, service},
     wire::{self, rest, say, until},
 };
 
@@ -23,11 +23,9 @@ async fn through(
     protocol: Protocol,
     change: impl FnOnce(ServicePlan) -> ServicePlan,
 ) -> std::net::SocketAddr {
-    let inbound = mesh.inbound(application).await;
-    let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-    let plan = change(service("db:5432", endpoints).speaks(protocol));
-    mesh.client.knows(&[plan]);
-    mesh.outbound("db:5432").await
+    let endpoint = mesh.behind(application).await;
+    let plan = service("db:5432", vec![endpoint]).speaks(protocol);
+    mesh.known(change(plan)).await
 }
 
 async fn echo(mut stream: TcpStream) {
@@ -136,9 +134,7 @@ fn http_on_an_undeclared_port_needs_one_connection() {
 fn a_connection_is_tried_elsewhere_before_anything_was_sent() {
     run(async {
         let mesh = Mesh::new();
-        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let nowhere = closed.local_addr().unwrap();
-        drop(closed);
+        let nowhere = nowhere().await;
         let opened = Rc::new(Cell::new(0));
         let count = Rc::clone(&opened);
         let app = wire::server(&mesh, move |stream| {

@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     mesh::{Mesh, run},
     peer::{App, Client, Http, answer, get, once},
-    plan::{meshed, plain, service},
+    plan::{plain, service},
     wire::{say, until},
 };
 
@@ -20,17 +20,17 @@ fn set(mesh: &Mesh, level: Level) {
     mesh.client.worker.shared.limits.overload.set(level);
 }
 
-async fn through(mesh: &Mesh, app: &App) -> std::net::SocketAddr {
+/// Straight to the application: nothing of a server's sidecar is in the way.
+async fn plainly(mesh: &Mesh, app: &App) -> std::net::SocketAddr {
     let plan = service("orders:80", vec![plain(app.address)]);
-    mesh.client.knows(&[plan]);
-    mesh.outbound("orders:80").await
+    mesh.known(plan).await
 }
 
 fn requests_are_refused_by_name_until_memory_is_free(version: Http) {
     run(async {
         let mesh = Mesh::new();
         let app = App::start(&mesh, version, async |_| answer(200, "/")).await;
-        let outbound = through(&mesh, &app).await;
+        let outbound = plainly(&mesh, &app).await;
         let mut client = Client::connect(&mesh, outbound, version).await;
         assert_eq!(client.get("/").await.status, 200);
         set(&mesh, Level::Refuse);
@@ -61,7 +61,7 @@ fn http1_connections_end_after_their_request() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let outbound = through(&mesh, &app).await;
+        let outbound = plainly(&mesh, &app).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         assert_eq!(client.get("/").await.header("connection"), None);
         set(&mesh, Level::EndConnections);
@@ -81,7 +81,7 @@ fn http2_connections_end_after_their_requests() {
     run(async {
         let mesh = Mesh::new();
         let app = App::start(&mesh, Http::Two, async |_| answer(200, "/")).await;
-        let outbound = through(&mesh, &app).await;
+        let outbound = plainly(&mesh, &app).await;
         let mut client = Client::connect(&mesh, outbound, Http::Two).await;
         assert_eq!(client.get("/").await.status, 200);
         set(&mesh, Level::EndConnections);
@@ -96,7 +96,7 @@ fn idle_connections_end_sooner_and_busy_ones_stay() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let outbound = through(&mesh, &app).await;
+        let outbound = plainly(&mesh, &app).await;
         let mut idle = TcpStream::connect(outbound).await.unwrap();
         say(&mut idle, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
         until(&mut idle, "\r\n\r\n/").await;
@@ -120,7 +120,7 @@ fn no_connection_is_taken_while_memory_is_full() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let outbound = through(&mesh, &app).await;
+        let outbound = plainly(&mesh, &app).await;
         assert_eq!(once(&mesh, outbound, get("/")).await.status, 200);
         set(&mesh, Level::StopAccepting);
         let mut waiting = TcpStream::connect(outbound).await.unwrap();
@@ -139,10 +139,7 @@ fn an_ended_certificate_ends_its_connections(version: Http) {
     run(async {
         let mesh = Mesh::new();
         let app = App::start(&mesh, version, async |_| answer(200, "/")).await;
-        let inbound = mesh.inbound(app.address).await;
-        let plan = service("orders:80", vec![meshed(inbound, &mesh.server.identity)]);
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.through(app.address, |plan| plan).await;
         let mut client = Client::connect(&mesh, outbound, version).await;
         let handshakes = || {
             mesh.server

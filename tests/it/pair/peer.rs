@@ -18,7 +18,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, mpsc},
+};
 use tokio_util::task::TaskTracker;
 
 use super::mesh::{Mesh, listener};
@@ -145,6 +148,49 @@ impl App {
     }
 }
 
+/// An application that tells of each request, and answers it when it is let.
+pub(super) struct Gated {
+    pub(super) app: App,
+    arrivals: mpsc::Receiver<()>,
+    gate: Rc<Semaphore>,
+}
+
+impl Gated {
+    /// It answers with `body`.
+    pub(super) async fn start(mesh: &Mesh, version: Http, body: &'static str) -> Self {
+        let gate = Rc::new(Semaphore::new(0));
+        // More than any test sends at once.
+        let (arrived, arrivals) = mpsc::channel(16);
+        let opens = Rc::clone(&gate);
+        let app = App::start(mesh, version, move |_| {
+            let (gate, arrived) = (Rc::clone(&opens), arrived.clone());
+            async move {
+                arrived.send(()).await.unwrap();
+                gate.acquire().await.unwrap().forget();
+                answer(200, body)
+            }
+        })
+        .await;
+        Self {
+            app,
+            arrivals,
+            gate,
+        }
+    }
+
+    /// Waits until so many more requests are there.
+    pub(super) async fn arrived(&mut self, requests: usize) {
+        for _ in 0..requests {
+            self.arrivals.recv().await.unwrap();
+        }
+    }
+
+    /// Lets it answer so many requests, those that are there first.
+    pub(super) fn open(&self, requests: usize) {
+        self.gate.add_permits(requests);
+    }
+}
+
 /// A response of known length.
 pub(super) fn answer(status: u16, body: impl Into<Bytes>) -> Response<Content> {
     let mut response = Response::new(Full::new(body.into()).boxed_unsync());
@@ -177,6 +223,13 @@ impl Reply {
     /// `x-outrigger-reason`, empty when there is none.
     pub(super) fn reason(&self) -> &str {
         self.header("x-outrigger-reason").unwrap_or_default()
+    }
+
+    /// The mesh answered in the application's place, for a reason that begins so.
+    #[track_caller]
+    pub(super) fn assert_refused(&self, status: u16, reason: &str) {
+        let (got, why) = (self.status, self.reason());
+        assert!(got == status && why.starts_with(reason), "{got} {why}");
     }
 
     pub(super) fn text(&self) -> &str {

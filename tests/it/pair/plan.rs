@@ -197,6 +197,13 @@ pub(super) fn policy() -> TrafficPolicy {
     }
 }
 
+/// Endpoints are ejected after so many failures in a row, for longer than any test.
+pub(super) fn eject_after(policy: &mut TrafficPolicy, failures: u32) {
+    policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(failures));
+    policy.outlier.base_ejection = Duration::from_secs(60);
+    policy.outlier.max_ejection = Duration::from_secs(60);
+}
+
 /// A bound above zero.
 pub(super) fn at_most(count: u32) -> NonZeroU32 {
     NonZeroU32::new(count).unwrap()

@@ -3,20 +3,21 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use outrigger_model::{EjectionThreshold, Percent, RetryBudget, RetryConditions, Timeout};
-use tokio::{net::TcpListener, sync::mpsc, time::Instant};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    mesh::{Mesh, run},
+    mesh::{Mesh, nowhere, run},
     peer::{App, Client, Http, answer, full, get, once, request},
-    plan::{ServicePlan, at_most, meshed, on_5xx, plain, retry, service},
+    plan::{ServicePlan, at_most, on_5xx, plain, retry, service},
     wire,
 };
 
-/// The client's address for `plan`.
-pub(super) async fn known(mesh: &Mesh, plan: ServicePlan) -> std::net::SocketAddr {
-    let authority = plan.authority.clone();
-    mesh.client.knows(&[plan]);
-    mesh.outbound(&authority).await
+/// `retryOn: connect-failure`.
+fn on_connect_failure() -> RetryConditions {
+    RetryConditions {
+        connect_failure: true,
+        ..RetryConditions::default()
+    }
 }
 
 /// An application that takes a request and never answers.
@@ -40,21 +41,16 @@ fn a_route_timeout_ends_the_request() {
     run(async {
         let mesh = Mesh::new();
         let app = silent(&mesh).await;
-        let inbound = mesh.inbound(app.address).await;
-        let plan =
-            service("orders:80", vec![meshed(inbound, &mesh.server.identity)]).rule(|rule| {
+        let change = |plan: ServicePlan| {
+            plan.rule(|rule| {
                 rule.timeout = Timeout::After(Duration::from_millis(150));
                 rule.retry = retry(3, on_5xx());
-            });
-        let outbound = known(&mesh, plan).await;
+            })
+        };
+        let outbound = mesh.through(app.address, change).await;
         let begun = Instant::now();
         let reply = once(&mesh, outbound, get("/")).await;
-        assert_eq!(reply.status, 504);
-        assert!(
-            reply.reason().starts_with("request-timeout; "),
-            "{}",
-            reply.reason()
-        );
+        reply.assert_refused(504, "request-timeout; ");
         assert!(reply.reason().ends_with("; by all"), "{}", reply.reason());
         assert!(begun.elapsed() >= Duration::from_millis(150));
         assert_eq!(app.count(), 1);
@@ -66,13 +62,13 @@ fn a_per_try_timeout_is_retried_as_often_as_told() {
     run(async {
         let mesh = Mesh::new();
         let app = silent(&mesh).await;
-        let inbound = mesh.inbound(app.address).await;
-        let plan =
-            service("orders:80", vec![meshed(inbound, &mesh.server.identity)]).rule(|rule| {
+        let change = |plan: ServicePlan| {
+            plan.rule(|rule| {
                 rule.retry = retry(3, on_5xx());
                 rule.retry.per_try_timeout = Timeout::After(Duration::from_millis(60));
-            });
-        let outbound = known(&mesh, plan).await;
+            })
+        };
+        let outbound = mesh.through(app.address, change).await;
         let reply = once(&mesh, outbound, get("/")).await;
         assert_eq!(reply.status, 504);
         let reason = "retries-exhausted; 4 tries, the last: per-try-timeout: ";
@@ -99,7 +95,7 @@ fn a_retry_goes_to_an_endpoint_not_tried_yet() {
         );
         let plan = service("orders:80", vec![plain(bad.address), plain(good.address)])
             .rule(|rule| rule.retry = retry(2, on_5xx()));
-        let outbound = known(&mesh, plan).await;
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for _ in 0..40 {
             assert_eq!(client.get("/").await.status, 200);
@@ -120,7 +116,7 @@ fn the_last_answer_is_passed_on_when_retries_are_used_up() {
         let app = App::answering(&mesh, 503).await;
         let plan = service("orders:80", vec![plain(app.address)])
             .rule(|rule| rule.retry = retry(2, on_5xx()));
-        let outbound = known(&mesh, plan).await;
+        let outbound = mesh.known(plan).await;
         let reply = once(&mesh, outbound, get("/mine")).await;
         assert_eq!(
             (reply.status, reply.text(), reply.reason()),
@@ -150,7 +146,7 @@ fn what_may_have_happened_is_not_repeated_for_post() {
         let mut plan = service("orders:80", vec![plain(address.await)]);
         plan.http[0].retry = retry(2, RetryConditions::default());
         plan.http[0].retry.on_idempotent = only_reset.clone();
-        let outbound = known(&mesh, plan.clone()).await;
+        let outbound = mesh.known(plan.clone()).await;
         let mut tries = async |method: &str, plan: &ServicePlan| {
             mesh.client.knows(std::slice::from_ref(plan));
             let body = if method == "POST" { "x" } else { "" };
@@ -190,7 +186,7 @@ fn a_body_is_sent_again_only_while_all_of_it_is_kept() {
         .await;
         let plan = service("orders:80", vec![plain(app.address)])
             .rule(|rule| rule.retry = retry(2, on_5xx()));
-        let outbound = known(&mesh, plan).await;
+        let outbound = mesh.known(plan).await;
         let send = async |length: usize| {
             let before = app.count();
             let body = full(vec![1; length]);
@@ -218,7 +214,7 @@ fn retries_stay_within_their_budget() {
                 min_per_second: 0,
             };
         });
-        let outbound = known(&mesh, plan).await;
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for _ in 0..100 {
             assert_eq!(client.get("/").await.status, 503);
@@ -244,7 +240,7 @@ fn failures_in_a_row_eject_and_a_live_probe_brings_back() {
                 policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(5));
                 policy.outlier.base_ejection = Duration::from_millis(500);
             });
-        let outbound = known(&mesh, plan).await;
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         let mut failed = 0;
         while failed < 5 {
@@ -271,16 +267,10 @@ fn nothing_listens_and_the_next_endpoint_serves() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let nowhere = closed.local_addr().unwrap();
-        drop(closed);
-        let connect = RetryConditions {
-            connect_failure: true,
-            ..RetryConditions::default()
-        };
+        let nowhere = nowhere().await;
         let plan = service("orders:80", vec![plain(app.address), plain(nowhere)])
-            .rule(|rule| rule.retry = retry(2, connect));
-        let outbound = known(&mesh, plan).await;
+            .rule(|rule| rule.retry = retry(2, on_connect_failure()));
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for _ in 0..10 {
             // Nothing was sent, so a POST may go again as well.
@@ -290,14 +280,8 @@ fn nothing_listens_and_the_next_endpoint_serves() {
         let alone = service("orders:80", vec![plain(nowhere)]);
         mesh.client.knows(&[alone]);
         let reply = client.get("/").await;
-        assert_eq!(reply.status, 503);
-        assert!(
-            reply.reason().starts_with("connect-failed; "),
-            "{}",
-            reply.reason()
-        );
-        let inbound = mesh.inbound(nowhere).await;
-        let meshed = service("orders:80", vec![meshed(inbound, &mesh.server.identity)]);
+        reply.assert_refused(503, "connect-failed; ");
+        let meshed = service("orders:80", vec![mesh.behind(nowhere).await]);
         mesh.client.knows(&[meshed]);
         let reply = client.get("/").await;
         assert_eq!(reply.status, 503);
@@ -315,21 +299,11 @@ fn what_a_peers_sidecar_says_was_never_processed_is_tried_elsewhere() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let nowhere = closed.local_addr().unwrap();
-        drop(closed);
-        let only_connect = RetryConditions {
-            connect_failure: true,
-            ..RetryConditions::default()
-        };
-        let identity = &mesh.server.identity;
-        let endpoints = vec![
-            meshed(mesh.inbound(app.address).await, identity),
-            meshed(mesh.inbound(nowhere).await, identity),
-        ];
+        let nowhere = nowhere().await;
+        let endpoints = vec![mesh.behind(app.address).await, mesh.behind(nowhere).await];
         let plan = service("orders:80", endpoints)
-            .rule(|rule| rule.retry = retry(2, only_connect.clone()));
-        let outbound = known(&mesh, plan).await;
+            .rule(|rule| rule.retry = retry(2, on_connect_failure()));
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for _ in 0..10 {
             let reply = client.send(request("POST", "/", full("x"))).await;
@@ -346,7 +320,7 @@ fn what_a_peers_sidecar_says_was_never_processed_is_tried_elsewhere() {
         })
         .await;
         let plan = service("orders:80", vec![plain(liar.address)])
-            .rule(|rule| rule.retry = retry(2, only_connect));
+            .rule(|rule| rule.retry = retry(2, on_connect_failure()));
         mesh.client.knows(&[plan]);
         let reply = client.send(request("POST", "/", full("x"))).await;
         assert_eq!((reply.status, reply.reason()), (503, ""));
@@ -359,10 +333,8 @@ fn an_answer_of_the_retried_kind_in_turn_costs_exactly_its_retries() {
     run(async {
         let mesh = Mesh::new();
         let app = in_turn(&mesh, &[503, 503, 200]).await;
-        let inbound = mesh.inbound(app.address).await;
-        let plan = service("orders:80", vec![meshed(inbound, &mesh.server.identity)])
-            .rule(|rule| rule.retry = retry(3, on_5xx()));
-        let outbound = known(&mesh, plan).await;
+        let change = |plan: ServicePlan| plan.rule(|rule| rule.retry = retry(3, on_5xx()));
+        let outbound = mesh.through(app.address, change).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for _ in 0..5 {
             assert_eq!(client.get("/").await.status, 200);

@@ -14,8 +14,7 @@ fn the_forward_proxy_knows_services_by_their_authority() {
     run(async {
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 200).await;
-        let inbound = mesh.inbound(app.address).await;
-        let endpoints = vec![meshed(inbound, &mesh.server.identity)];
+        let endpoints = vec![mesh.behind(app.address).await];
         mesh.client.knows(&[service("orders.shop:8080", endpoints)]);
         let proxy = mesh.forward_proxy().await;
         let mut client = Client::connect(&mesh, proxy, Http::One).await;
@@ -31,8 +30,7 @@ fn the_forward_proxy_knows_services_by_their_authority() {
         assert_eq!(app.hits()[0].header("host"), Some("Orders.SHOP:8080"));
         mesh.client.knows_no("nobody:80");
         let reply = client.send(request("http://nobody/", "nobody")).await;
-        assert_eq!(reply.status, 502);
-        assert!(reply.reason().starts_with("no-service; "), "{reply:?}");
+        reply.assert_refused(502, "no-service; ");
         assert_eq!(app.count(), 1);
     });
 }
@@ -84,8 +82,7 @@ fn weights_split_requests() {
             (one, policy(), vec![meshed(in_1, identity)]),
             (two, policy(), vec![meshed(in_2, identity)]),
         ];
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for _ in 0..1000 {
             assert_eq!(client.get("/").await.status, 200);
@@ -133,8 +130,7 @@ fn refusals_name_what_decided() {
             ruled("ok", "/ok", whole),
         ];
         plan.targets.push((empty, policy(), Vec::new()));
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, Http::One).await;
         for (path, status, reason) in [
             ("/ok", 200, ""),
@@ -179,10 +175,7 @@ fn an_application_cannot_speak_in_the_meshs_name() {
                 .unwrap()
         })
         .await;
-        let inbound = mesh.inbound(app.address).await;
-        let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-        mesh.client.knows(&[service("orders:80", endpoints)]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.through(app.address, |plan| plan).await;
         let mut request = get("/");
         let headers = request.headers_mut();
         headers.insert("x-outrigger-attempt", "7".parse().unwrap());

@@ -129,7 +129,7 @@ impl Backends<'_> {
             Some((service, port)) => Reference::Service { service, port },
             None => {
                 let message = "namespace or name cannot be those of a service";
-                reader.find(Severity::Error, Code::InvalidValue, path, node, message);
+                reader.refuse(path, node, message);
                 invalid(Reason::BackendNotFound, &format!("{path}: {message}"))
             }
         }

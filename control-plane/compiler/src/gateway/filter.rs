@@ -96,7 +96,7 @@ fn problem(reason: Reason, message: &str) -> RuleProblem {
 
 fn incompatible(reader: &mut Reader, node: &Node, path: &str, message: String) -> RuleProblem {
     let whole = format!("{path}: {message}");
-    reader.find(Severity::Error, Code::InvalidValue, path, node, message);
+    reader.refuse(path, node, message);
     problem(Reason::IncompatibleFilters, &whole)
 }
 

@@ -8,7 +8,7 @@ use outrigger_model::{
 
 use super::ENTRIES_MAX;
 use crate::{
-    Code, Node, Severity,
+    Node,
     ir::{HttpAlternative, Rank, Validity},
     istio::{Reader, bound, is_token, items},
     schema::{join, regex_error},
@@ -96,7 +96,7 @@ fn http_path(reader: &mut Reader, node: &Node, path: &str) -> (usize, usize, Pat
     };
     if let Some(message) = found {
         let at = join(path, "value");
-        reader.find(Severity::Error, Code::InvalidValue, &at, node, message);
+        reader.refuse(&at, node, message);
         return (PREFIX, 1, PathMatch::Any);
     }
     let length = value.chars().count();
@@ -162,7 +162,7 @@ fn grpc_method(reader: &mut Reader, node: &Node, path: &str) -> (PathMatch, usiz
     let lengths = (service.chars().count(), method.chars().count());
     let mut refuse = |key: &str, message: String| {
         let at = join(path, key);
-        reader.find(Severity::Error, Code::InvalidValue, &at, node, message);
+        reader.refuse(&at, node, message);
     };
     if service.is_empty() && method.is_empty() {
         refuse("service", "write service, method, or both".to_owned());
@@ -216,13 +216,7 @@ fn headers(reader: &mut Reader, node: &Node, path: &str) -> Vec<HeaderMatch> {
         if name.is_empty() || !name.bytes().all(is_token) {
             let at = join(&item.path, "name");
             let message = format!("{name:?} is no header name");
-            reader.find(
-                Severity::Error,
-                Code::InvalidValue,
-                &at,
-                item.value,
-                message,
-            );
+            reader.refuse(&at, item.value, message);
             continue;
         }
         if seen.insert(name.clone()) {
@@ -264,7 +258,7 @@ fn named_value<'a>(
     }
     if let Some(message) = regex_error(value) {
         let at = join(path, "value");
-        reader.find(Severity::Error, Code::InvalidValue, &at, node, message);
+        reader.refuse(&at, node, message);
         return None;
     }
     Some((name, TextMatch::Regex(value.to_owned())))

@@ -50,7 +50,7 @@ fn parent(reader: &mut Reader, node: &Node, path: Arc<str>, key: &ObjectKey) -> 
         service = service_of(&reference, key);
         if service.is_none() {
             let message = "namespace or name cannot be those of a service";
-            reader.find(Severity::Error, Code::InvalidValue, &path, node, message);
+            reader.refuse(&path, node, message);
         }
     }
     Parent {

@@ -74,9 +74,7 @@ pub(super) fn http(reader: &mut Reader, node: &Node, path: &Arc<str>) -> HttpAlt
         match literal_prefix(regex) {
             Some(prefix) => condition.path = PathMatch::Prefix(prefix.to_owned()),
             None if is_alone => {
-                reader.find(
-                    Severity::Error,
-                    Code::InvalidValue,
+                reader.refuse(
                     path,
                     node,
                     "this match never applies: which paths its regex is for cannot be told",
@@ -137,13 +135,7 @@ fn headers(reader: &mut Reader, node: &Node, path: &str) -> Vec<HeaderMatch> {
         }
         if name.is_empty() || !name.bytes().all(is_token) {
             let message = format!("{:?} is no header name", entry.key);
-            reader.find(
-                Severity::Error,
-                Code::InvalidValue,
-                &at,
-                &entry.value,
-                message,
-            );
+            reader.refuse(&at, &entry.value, message);
             continue;
         }
         let test = match string_match::read(reader, &entry.value, &at) {

@@ -32,13 +32,7 @@ pub(crate) fn read(reader: &mut Reader, object: &Node) -> Option<Policy> {
         },
         Err(error) => {
             let message = error.to_string();
-            reader.find(
-                Severity::Error,
-                Code::InvalidValue,
-                "spec.host",
-                written,
-                message,
-            );
+            reader.refuse("spec.host", written, message);
             return None;
         }
     };
@@ -52,22 +46,10 @@ pub(crate) fn read(reader: &mut Reader, object: &Node) -> Option<Policy> {
         };
         if subsets.iter().any(|other| other.name == subset.name) {
             let message = format!("subset {} is there already: the first counts", subset.name);
-            reader.find(
-                Severity::Error,
-                Code::InvalidValue,
-                &item.path,
-                item.value,
-                message,
-            );
+            reader.refuse(&item.path, item.value, message);
         } else if subsets.len() == SUBSETS_MAX {
             let message = format!("more than {SUBSETS_MAX} subsets: this one is left out");
-            reader.find(
-                Severity::Error,
-                Code::InvalidValue,
-                &item.path,
-                item.value,
-                message,
-            );
+            reader.refuse(&item.path, item.value, message);
         } else {
             subsets.push(subset);
         }
@@ -86,7 +68,7 @@ fn subset(reader: &mut Reader, node: &Node, path: &Arc<str>) -> Option<SubsetPol
         Err(error) => {
             let message = error.to_string();
             let at = join(path, "name");
-            reader.find(Severity::Error, Code::InvalidValue, &at, written, message);
+            reader.refuse(&at, written, message);
             return None;
         }
     };
@@ -114,13 +96,7 @@ fn settings(reader: &mut Reader, node: &Node, path: &str) -> Settings {
         };
         if ports.iter().any(|(other, _)| *other == port) {
             let message = format!("port {port} is there already: the first counts");
-            reader.find(
-                Severity::Error,
-                Code::InvalidValue,
-                &item.path,
-                item.value,
-                message,
-            );
+            reader.refuse(&item.path, item.value, message);
             continue;
         }
         ports.push((port, groups(reader, item.value, &item.path)));

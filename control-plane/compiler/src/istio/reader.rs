@@ -33,6 +33,11 @@ impl Reader {
         });
     }
 
+    /// Adds the finding that a value cannot be used.
+    pub(crate) fn refuse(&mut self, path: &str, node: &Node, message: impl Into<String>) {
+        self.find(Severity::Error, Code::InvalidValue, path, node, message);
+    }
+
     /// The reason for which nothing at or below `path` can be used, if there is one.
     pub(crate) fn invalid(&self, path: &str) -> Option<Arc<str>> {
         let finding = self.checked.error_below(path)?;
@@ -59,7 +64,7 @@ pub(crate) fn bound(reader: &mut Reader, node: &Node, path: &str, key: &str, max
     };
     let message = format!("{} entries: write at most {max}", list.items().len());
     let at = join(path, key);
-    reader.find(Severity::Error, Code::InvalidValue, &at, list, message);
+    reader.refuse(&at, list, message);
 }
 
 /// The items of a list with their paths.

@@ -134,7 +134,7 @@ fn conditions(reader: &mut Reader, node: &Node, path: &str, text: &str) -> Retry
                 NAMES.join(", ")
             ),
         };
-        reader.find(Severity::Error, Code::InvalidValue, path, node, message);
+        reader.refuse(path, node, message);
     }
     if on.is_empty() && text != "retriable-status-codes" {
         return default_conditions();

@@ -121,13 +121,7 @@ fn hosts(reader: &mut Reader, spec: &Node) -> Vec<Sourced<Host>> {
                 value,
                 path: item.path,
             }),
-            Err(error) => reader.find(
-                Severity::Error,
-                Code::InvalidValue,
-                &item.path,
-                item.value,
-                error.to_string(),
-            ),
+            Err(error) => reader.refuse(&item.path, item.value, error.to_string()),
         }
     }
     hosts
@@ -243,7 +237,7 @@ fn target(reader: &mut Reader, node: &Node, path: &str, is_only: bool) -> Option
     let mut refuse = |key: &str, message: String| {
         let value = destination.get(key).unwrap_or(destination);
         let at = join(&at, key);
-        reader.find(Severity::Error, Code::InvalidValue, &at, value, message);
+        reader.refuse(&at, value, message);
     };
     let host = match host::parse(destination.get("host")?.text()?) {
         Ok(host @ (Host::Short(_) | Host::Full(_))) => host,

@@ -3,7 +3,7 @@
 use outrigger_model::TextMatch;
 
 use super::Reader;
-use crate::{Code, Node, Severity};
+use crate::Node;
 
 /// What a StringMatch says.
 pub(super) enum StringMatch {
@@ -25,9 +25,7 @@ pub(super) fn read(reader: &mut Reader, node: &Node, path: &str) -> StringMatch 
     .flatten()
     .collect();
     if found.len() > 1 {
-        reader.find(
-            Severity::Error,
-            Code::InvalidValue,
+        reader.refuse(
             path,
             node,
             "write one of exact, prefix and regex, not several",

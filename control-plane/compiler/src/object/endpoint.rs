@@ -70,7 +70,7 @@ pub(super) fn read(reader: &mut Reader, node: &Node, path: &str) -> WorkloadAddr
             Err(error) => error.to_string(),
         };
         let at = join(path, "serviceAccount");
-        reader.find(Severity::Error, Code::InvalidValue, &at, value, error);
+        reader.refuse(&at, value, error);
         None
     });
     WorkloadAddress {

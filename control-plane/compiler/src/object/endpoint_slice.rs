@@ -95,7 +95,7 @@ fn endpoint(reader: &mut Reader, node: &Node, index: usize) -> Option<SliceEndpo
     let Ok(address) = text.parse() else {
         let path = format!("endpoints[{index}].addresses[0]");
         let message = format!("{text:?} is no IP address: the endpoint is left out");
-        reader.find(Severity::Error, Code::InvalidValue, &path, written, message);
+        reader.refuse(&path, written, message);
         return None;
     };
     let zone = node.get("zone").and_then(Node::text).unwrap_or_default();

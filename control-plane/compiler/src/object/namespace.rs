@@ -2,7 +2,7 @@
 
 use outrigger_model::MtlsMode;
 
-use crate::{Code, Node, Severity, istio::Reader};
+use crate::{Node, istio::Reader};
 
 /// Says whether workloads of the namespace take plain text: `strict`, the default, or `permissive`.
 const MTLS_ANNOTATION: &str = "outrigger.dev/mtls";
@@ -21,7 +21,7 @@ pub(super) fn read(reader: &mut Reader, object: &Node) -> MtlsMode {
             let found = written.describe();
             let message = format!("{MTLS_ANNOTATION} is {found}: write strict or permissive");
             let path = "metadata.annotations";
-            reader.find(Severity::Error, Code::InvalidValue, path, written, message);
+            reader.refuse(path, written, message);
             MtlsMode::Strict
         }
     }

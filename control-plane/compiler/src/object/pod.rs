@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use outrigger_model::{Hostname, Locality, Port, ServiceAccount, Weight};
 
 use super::{WorkloadAddress, endpoint::default_account, text_map};
-use crate::{Code, Node, Severity, istio::Reader};
+use crate::{Node, istio::Reader};
 
 /// Set to `injected` on pods that were given a sidecar.
 const STATUS_ANNOTATION: &str = "outrigger.dev/status";
@@ -58,7 +58,7 @@ pub(super) fn read(reader: &mut Reader, object: &Node) -> Pod {
     let service_account = service_account.map(ServiceAccount::parse).transpose();
     let service_account = service_account.unwrap_or_else(|error| {
         let (path, message) = ("spec.serviceAccountName", error.to_string());
-        reader.find(Severity::Error, Code::InvalidValue, path, spec, message);
+        reader.refuse(path, spec, message);
         None
     });
     Pod {

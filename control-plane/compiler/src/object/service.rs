@@ -72,7 +72,7 @@ pub(super) fn read(reader: &mut Reader, object: &Node) -> Service {
         };
         if read.iter().any(|other| other.port == port.port) {
             let message = format!("port {} is there already: the first counts", port.port);
-            reader.find(Severity::Error, Code::InvalidValue, &path, node, message);
+            reader.refuse(&path, node, message);
             continue;
         }
         read.push(port);
@@ -101,13 +101,7 @@ fn vips(reader: &mut Reader, spec: &Node) -> Vec<IpAddr> {
                 Ok(vip) => vips.push(vip),
                 Err(_) => {
                     let message = format!("{text:?} is no IP address: write one, or None");
-                    reader.find(
-                        Severity::Error,
-                        Code::InvalidValue,
-                        "spec.clusterIP",
-                        node,
-                        message,
-                    );
+                    reader.refuse("spec.clusterIP", node, message);
                 }
             },
         }

@@ -98,7 +98,7 @@ fn hosts(reader: &mut Reader, spec: &Node) -> Vec<Sourced<Hostname>> {
             }),
             Err(error) => {
                 let message = error.to_string();
-                reader.find(Severity::Error, Code::InvalidValue, &path, node, message);
+                reader.refuse(&path, node, message);
             }
         }
     }
@@ -137,7 +137,7 @@ fn ports(reader: &mut Reader, spec: &Node) -> Vec<ServicePort> {
         };
         if ports.iter().any(|other| other.port == port) {
             let message = format!("port {port} is there already: the first counts");
-            reader.find(Severity::Error, Code::InvalidValue, &path, node, message);
+            reader.refuse(&path, node, message);
             continue;
         }
         let name = node.get("name").and_then(Node::text).unwrap_or_default();

@@ -2,27 +2,11 @@
 //! channel, which holds the standard one; v1 and v1beta1 are the same).
 
 use super::{
-    COUNT, Field, PERCENT, PORT, Shape, ignored,
-    kubernetes::{API_VERSION, KIND, METADATA},
-    later, required, used,
+    COUNT, Field, PERCENT, PORT, Shape, TEXTS, WEIGHT, ignored, kubernetes::kind, later, required,
+    used,
 };
 
-/// As the CRDs bound it.
-const WEIGHT: Shape = Shape::Integer(0, 1_000_000);
-const TEXTS: Shape = Shape::List(&Shape::Text);
 const FROM_ONE: Shape = Shape::Integer(1, 2_147_483_647);
-
-macro_rules! kind {
-    ($spec:expr) => {
-        Shape::Object(&[
-            API_VERSION,
-            KIND,
-            METADATA,
-            required("spec", Shape::Object($spec)),
-            ignored("status"),
-        ])
-    };
-}
 
 pub(crate) const HTTP_ROUTE: Shape = kind!(HTTP_ROUTE_SPEC);
 pub(crate) const GRPC_ROUTE: Shape = kind!(GRPC_ROUTE_SPEC);

@@ -1,31 +1,13 @@
 //! Fields of Istio's kinds, as the CRDs of Istio 1.31 list them (the versions v1, v1beta1 and
 //! v1alpha3 are the same).
 //!
-//! One table, longer than a file should be: split, it could not be read beside the CRDs.
-//!
-//! Longer than most, because it is one table: every field of four kinds, in the order of their CRDs.
+//! Longer than most, because it is one table to be read beside the CRDs: every field of four kinds,
+//! in their order.
 
 use super::{
-    COUNT, Field, PERCENT, PORT, Shape, UNSIGNED, extension, ignored,
-    kubernetes::{API_VERSION, KIND, METADATA},
+    COUNT, Field, PERCENT, PORT, Shape, TEXTS, UNSIGNED, WEIGHT, extension, kubernetes::kind,
     later, required, used,
 };
-
-/// Weights above this are refused by the model.
-const WEIGHT: Shape = Shape::Integer(0, 1_000_000);
-const TEXTS: Shape = Shape::List(&Shape::Text);
-
-macro_rules! kind {
-    ($spec:expr) => {
-        Shape::Object(&[
-            API_VERSION,
-            KIND,
-            METADATA,
-            required("spec", Shape::Object($spec)),
-            ignored("status"),
-        ])
-    };
-}
 
 pub(crate) const WORKLOAD_ENTRY: Shape = kind!(ENDPOINT);
 pub(crate) const SERVICE_ENTRY: Shape = kind!(SERVICE_ENTRY_SPEC);

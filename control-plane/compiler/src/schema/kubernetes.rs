@@ -25,13 +25,16 @@ pub(super) const METADATA: Field = required("metadata", Shape::Object(METADATA_F
 pub(super) const API_VERSION: Field = ignored("apiVersion");
 pub(super) const KIND: Field = ignored("kind");
 
-pub(crate) const NAMESPACE: Shape = Shape::Object(&[
+pub(crate) const NAMESPACE: Shape = Shape::Object(OPAQUE);
+
+/// Of a kind of which no field of its own is checked.
+const OPAQUE: &[Field] = &[
     API_VERSION,
     KIND,
     METADATA,
     ignored("spec"),
     ignored("status"),
-]);
+];
 
 pub(crate) const SERVICE_ACCOUNT: Shape = Shape::Object(&[
     API_VERSION,
@@ -44,24 +47,26 @@ pub(crate) const SERVICE_ACCOUNT: Shape = Shape::Object(&[
 
 /// Of a Pod a few fields of `spec` and `status` are read, whatever else is there: people write
 /// templates of them, not Pods, and those that Kubernetes made are not theirs to correct.
-pub(crate) const POD: Shape = Shape::Object(&[
-    API_VERSION,
-    KIND,
-    METADATA,
-    ignored("spec"),
-    ignored("status"),
-]);
+pub(crate) const POD: Shape = Shape::Object(OPAQUE);
 
 /// Of a Node the topology labels are read.
 pub(crate) const NODE: Shape = POD;
 
-pub(crate) const SERVICE: Shape = Shape::Object(&[
-    API_VERSION,
-    KIND,
-    METADATA,
-    required("spec", Shape::Object(SERVICE_SPEC)),
-    ignored("status"),
-]);
+/// A kind that is a `spec` of these fields.
+macro_rules! kind {
+    ($spec:expr) => {
+        $crate::schema::Shape::Object(&[
+            $crate::schema::kubernetes::API_VERSION,
+            $crate::schema::kubernetes::KIND,
+            $crate::schema::kubernetes::METADATA,
+            $crate::schema::required("spec", $crate::schema::Shape::Object($spec)),
+            $crate::schema::ignored("status"),
+        ])
+    };
+}
+pub(super) use kind;
+
+pub(crate) const SERVICE: Shape = kind!(SERVICE_SPEC);
 
 const SERVICE_SPEC: &[Field] = &[
     used(

@@ -103,6 +103,39 @@ impl Fields {
     pub(super) fn as_slice(&self) -> &[Field] {
         &self.0
     }
+
+    /// Names and values in their order; `raw` is the head that they are fields of.
+    pub(super) fn parts<'a>(&'a self, raw: &'a [u8]) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        self.0.iter().map(|field| parts(field, raw))
+    }
+
+    /// Every value of the field `name`, in order. Case does not count.
+    pub(super) fn named<'a>(
+        &'a self,
+        raw: &'a [u8],
+        name: &'a str,
+    ) -> impl Iterator<Item = &'a [u8]> {
+        self.parts(raw)
+            .filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// The first value of the field `name`. Case does not count.
+    pub(super) fn first<'a>(&'a self, raw: &'a [u8], name: &str) -> Option<&'a [u8]> {
+        self.parts(raw)
+            .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+}
+
+/// The text of a span whose bytes were checked to be ASCII.
+pub(super) fn text(span: Span, raw: &[u8]) -> &str {
+    std::str::from_utf8(span.of(raw)).unwrap_or_default()
+}
+
+/// Name and value of a field.
+pub(super) fn parts<'a>(field: &Field, raw: &'a [u8]) -> (&'a str, &'a [u8]) {
+    (text(field.name, raw), field.value.of(raw))
 }
 
 /// What the fields of a head say to the engine, gathered while they are classified.

@@ -1,6 +1,6 @@
 //! A request head: raw bytes, spans into them, and what the engine decided about it.
 
-use super::field::{self, Field, Fields, Span};
+use super::field::{self, Field, Fields, Span, text};
 use super::{FIELDS_MAX, Framing, Reject, Version, authority, diagnose};
 use bytes::Bytes;
 use outrigger_policy::RequestView;
@@ -164,24 +164,17 @@ impl RequestHead {
 
     /// All fields in their order, hop-by-hop ones included.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields
-            .as_slice()
-            .iter()
-            .map(|field| parts(field, &self.raw))
+        self.fields.parts(&self.raw)
     }
 
     /// Every value of the field `name`, in order. Case does not count.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields()
-            .filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.fields.named(&self.raw, name)
     }
 
     /// The first value of the field `name`. Case does not count.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.fields()
-            .find(|(other, _)| other.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.fields.first(&self.raw, name)
     }
 
     pub(super) fn method_bytes(&self) -> &[u8] {
@@ -233,15 +226,6 @@ impl RequestView for RequestHead {
     fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {
         self.get_all(name_lowercase).for_each(visit);
     }
-}
-
-/// The text of a span whose bytes were checked to be ASCII.
-pub(super) fn text(span: Span, raw: &[u8]) -> &str {
-    std::str::from_utf8(span.of(raw)).unwrap_or_default()
-}
-
-pub(super) fn parts<'a>(field: &Field, raw: &'a [u8]) -> (&'a str, &'a [u8]) {
-    (text(field.name(), raw), field.value().of(raw))
 }
 
 fn read_target(raw: &[u8], method: &[u8], target: &[u8]) -> Result<Target, Reject> {

@@ -1,9 +1,8 @@
 //! A response head: raw bytes, spans into them, and what the engine decided about it.
 
 use super::connection::tokens;
-use super::field::{self, Field, FieldKind, Fields, Span, same_name};
+use super::field::{self, Field, FieldKind, Fields, Span, same_name, text};
 use super::framing::Asked;
-use super::request::{parts, text};
 use super::{FIELDS_MAX, Framing, Reject, Version, diagnose};
 use bytes::Bytes;
 use std::mem::MaybeUninit;
@@ -130,24 +129,17 @@ impl ResponseHead {
 
     /// All fields in their order, hop-by-hop ones included.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields
-            .as_slice()
-            .iter()
-            .map(|field| parts(field, &self.raw))
+        self.fields.parts(&self.raw)
     }
 
     /// Every value of the field `name`, in order. Case does not count.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields()
-            .filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.fields.named(&self.raw, name)
     }
 
     /// The first value of the field `name`. Case does not count.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.fields()
-            .find(|(other, _)| other.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.fields.first(&self.raw, name)
     }
 
     pub(super) fn field_list(&self) -> &[Field] {

@@ -368,8 +368,7 @@ async fn an_old_connection_says_it_is_the_last_request() {
     limits.requests_per_connection = outrigger_model::RequestsPerConnection::AtMost(two);
     let rig = Rig::with_limits(Habit::Once, limits).await;
     rig.run(async |mut client, rig| {
-        let mut server = rig.accept_after(&mut client, GET).await;
-        server.expect(GET).await;
+        let mut server = rig.carried(&mut client, GET).await;
         server.send(OK_2).await;
         client.expect(OK_2).await;
         client.send(GET).await;
@@ -417,8 +416,7 @@ async fn a_connection_is_not_used_up_to_the_edge_that_its_server_announced() {
 async fn a_drain_ends_the_connection_with_the_answer_at_hand() {
     let rig = Rig::new(Habit::Once).await;
     rig.run_tcp(async |mut client, rig| {
-        let mut server = rig.accept_after(&mut client, GET).await;
-        server.expect(GET).await;
+        let mut server = rig.carried(&mut client, GET).await;
         rig.drain.cancel();
         server.send(OK_2).await;
         client
@@ -433,8 +431,7 @@ async fn a_drain_ends_the_connection_with_the_answer_at_hand() {
 async fn a_drain_still_answers_what_arrives_in_its_first_moment() {
     let rig = Rig::new(Habit::Once).await;
     rig.run_tcp(async |mut client, rig| {
-        let mut server = rig.accept_after(&mut client, GET).await;
-        server.expect(GET).await;
+        let mut server = rig.carried(&mut client, GET).await;
         server.send(OK_2).await;
         client.expect(OK_2).await;
         rig.drain.cancel();

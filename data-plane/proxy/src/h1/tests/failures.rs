@@ -121,8 +121,7 @@ async fn a_server_that_breaks_http_is_a_bad_gateway() {
         let rig = Rig::new(Habit::Once).await;
         let (_, seen) = rig
             .run_tcp(async |mut client, rig| {
-                let mut server = rig.accept_after(&mut client, GET).await;
-                server.expect(GET).await;
+                let mut server = rig.carried(&mut client, GET).await;
                 server.send(answer).await;
                 server.close_write().await;
                 let got = async {
@@ -160,8 +159,7 @@ async fn a_truncated_answer_is_cut_not_ended() {
         let rig = Rig::new(Habit::Once).await;
         let (_, seen) = rig
             .run_tcp(async |mut client, rig| {
-                let mut server = rig.accept_after(&mut client, GET).await;
-                server.expect(GET).await;
+                let mut server = rig.carried(&mut client, GET).await;
                 server.send(head).await;
                 drop(server);
                 client.expect(&["HTTP/1.1 200 OK\r\n", out].concat()).await;
@@ -177,8 +175,7 @@ async fn a_broken_chunk_is_never_passed_on_as_an_end() {
     let rig = Rig::new(Habit::Once).await;
     let (_, seen) = rig
         .run_tcp(async |mut client, rig| {
-            let mut server = rig.accept_after(&mut client, GET).await;
-            server.expect(GET).await;
+            let mut server = rig.carried(&mut client, GET).await;
             server
                 .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n\n")
                 .await;
@@ -193,15 +190,13 @@ async fn a_broken_chunk_is_never_passed_on_as_an_end() {
 async fn bytes_beyond_the_answer_cost_the_connection() {
     let rig = Rig::new(Habit::Once).await;
     rig.run(async |mut client, rig| {
-        let mut server = rig.accept_after(&mut client, GET).await;
-        server.expect(GET).await;
+        let mut server = rig.carried(&mut client, GET).await;
         server
             .send([OK_2, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil"].concat())
             .await;
         client.expect(OK_2).await;
         server.expect_end().await;
-        let mut second = rig.accept_after(&mut client, GET).await;
-        second.expect(GET).await;
+        let mut second = rig.carried(&mut client, GET).await;
         second.send(OK_2).await;
         client.expect(OK_2).await;
     })
@@ -213,13 +208,11 @@ async fn a_connection_closed_while_idle_is_replaced_unseen() {
     let rig = Rig::new(Habit::Once).await;
     let (_, seen) = rig
         .run(async |mut client, rig| {
-            let mut server = rig.accept_after(&mut client, GET).await;
-            server.expect(GET).await;
+            let mut server = rig.carried(&mut client, GET).await;
             server.send(OK_2).await;
             client.expect(OK_2).await;
             drop(server);
-            let mut server = rig.accept_after(&mut client, POST).await;
-            server.expect(POST).await;
+            let mut server = rig.carried(&mut client, POST).await;
             server.send(OK_2).await;
             client.expect(OK_2).await;
         })
@@ -233,8 +226,7 @@ async fn a_reset_on_a_used_connection_replays_what_is_idempotent() {
         let rig = Rig::new(Habit::Once).await;
         let (_, seen) = rig
             .run(async |mut client, rig| {
-                let mut server = rig.accept_after(&mut client, GET).await;
-                server.expect(GET).await;
+                let mut server = rig.carried(&mut client, GET).await;
                 server.send(OK_2).await;
                 client.expect(OK_2).await;
                 client.send(request).await;
@@ -313,8 +305,7 @@ async fn a_try_out_of_time_closes_its_connection() {
     let rig = Rig::new(Habit::Hurried).await;
     let (_, seen) = rig
         .run(async |mut client, rig| {
-            let mut server = rig.accept_after(&mut client, GET).await;
-            server.expect(GET).await;
+            let mut server = rig.carried(&mut client, GET).await;
             client
                 .expect(&refusal("504 Gateway Timeout", "request-timeout", false))
                 .await;
@@ -329,8 +320,7 @@ async fn a_client_that_leaves_costs_the_upstream_connection() {
     let rig = Rig::new(Habit::Once).await;
     let (_, seen) = rig
         .run_tcp(async |mut client, rig| {
-            let mut server = rig.accept_after(&mut client, GET).await;
-            server.expect(GET).await;
+            let mut server = rig.carried(&mut client, GET).await;
             server
                 .send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
                 .await;

@@ -270,6 +270,17 @@ impl Rig {
         self.accept().await
     }
 
+    /// As [`Self::accept_after`], where `bytes` reach the server as they are.
+    pub(super) async fn carried<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        client: &mut Script<S>,
+        bytes: &str,
+    ) -> Script<TcpStream> {
+        let mut server = self.accept_after(client, bytes).await;
+        server.expect(bytes).await;
+        server
+    }
+
     /// Whether a connection is waiting to be accepted.
     pub(super) async fn no_connection(&self) -> bool {
         timeout(Duration::from_millis(50), self.listener.accept())
