@@ -1,7 +1,7 @@
 //! What the request path knows of an HTTP engine: one request and its answer, as an [`Exchange`].
 //!
 //! `outbound.rs` and `inbound.rs` are generic over it and name the phases of DESIGN §5; the
-//! engines (`h1`, `h2`) own bytes, framing and streams. An engine parses a request, makes an
+//! engines (`h1`, `http2`) own bytes, framing and streams. An engine parses a request, makes an
 //! exchange, hands it to the path, and afterwards looks at the exchange to see whether its
 //! connection may be used again.
 //!
@@ -14,8 +14,8 @@
 //! the response to its last byte, for streams too (as Istio's and Envoy's route timeout does): a
 //! route of long streams has no timeout, or one that is meant. After `101` there is no response
 //! any more, and no deadline: a WebSocket lives until a side closes it or nothing moves for 1 h.
-//! Everything runs on one worker thread;
-//! futures need not be `Send`.
+//! Everything runs on one worker
+//! thread; futures need not be `Send`.
 
 use std::{borrow::Cow, rc::Rc, sync::Arc, time::Duration};
 

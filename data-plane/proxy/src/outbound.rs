@@ -237,7 +237,6 @@ fn retry_cause(result: &Result<ResponseHead, AttemptFailure>) -> RetryCause {
     }
 }
 
-/// The rule that the route table gives this request.
 /// The path to decide on and to send, where it is another than the request's.
 fn canonical(service: &Service, path: &str) -> Result<Option<Box<str>>, Refusal> {
     service.http.canonical(path).map_err(|error| {
@@ -246,6 +245,7 @@ fn canonical(service: &Service, path: &str) -> Result<Option<Box<str>>, Refusal>
     })
 }
 
+/// The rule that the route table gives this request.
 fn route<'s>(
     service: &'s Service,
     request: &impl RequestView,
