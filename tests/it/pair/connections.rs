@@ -1,14 +1,14 @@
 //! What metrics say of connections to endpoints.
 
-use std::{rc::Rc, time::Duration};
+use std::time::Duration;
 
 use outrigger_model::{Lifetime, Protocol, RequestsPerConnection};
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Semaphore};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{
     mesh::{Mesh, Side, run},
-    peer::{App, Client, Http, answer},
-    plan::{at_most, meshed, plain, service},
+    peer::{App, Client, Gated, Http, answer},
+    plan::{at_most, plain, service},
     wire::{self, rest, say, until},
 };
 
@@ -35,25 +35,15 @@ async fn shows(side: &Side, labels: &[&str], expected: [u64; 4]) {
 fn a_kept_connection_is_active_while_it_carries_something(version: Http) {
     run(async {
         let mesh = Mesh::new();
-        let go = Rc::new(Semaphore::new(0));
-        let wait = Rc::clone(&go);
-        let app = App::start(&mesh, version, move |_| {
-            let wait = Rc::clone(&wait);
-            async move {
-                wait.acquire().await.unwrap().forget();
-                answer(200, "ok")
-            }
-        })
-        .await;
-        let inbound = mesh.inbound(app.address).await;
+        let gated = Gated::start(&mesh, version, "ok").await;
+        let app = &gated.app;
         let protocol = match version {
             Http::One => Protocol::Http,
             Http::Two => Protocol::Http2,
         };
-        let endpoints = vec![meshed(inbound, &mesh.server.identity)];
+        let endpoints = vec![mesh.behind(app.address).await];
         let plan = service("orders:80", endpoints.clone()).speaks(protocol);
-        mesh.client.knows(&[plan]);
-        let outbound = mesh.outbound("orders:80").await;
+        let outbound = mesh.known(plan).await;
         let mut client = Client::connect(&mesh, outbound, version).await;
         let to_orders = [
             "direction=\"outbound\"",
@@ -66,7 +56,7 @@ fn a_kept_connection_is_active_while_it_carries_something(version: Http) {
             let reply = async {
                 shows(&mesh.client, &to_orders, [1, 1, 0, 0]).await;
                 shows(&mesh.server, &to_app, [1, 1, 0, 0]).await;
-                go.add_permits(1);
+                gated.open(1);
             };
             let (answered, ()) = tokio::join!(client.get("/"), reply);
             assert_eq!(answered.status, 200);
@@ -153,11 +143,9 @@ fn opaque_connections_are_active_to_their_end() {
             stream.shutdown().await.unwrap();
         })
         .await;
-        let inbound = mesh.inbound(app).await;
-        let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-        mesh.client
-            .knows(&[service("db:5432", endpoints).speaks(Protocol::Tcp)]);
-        let outbound = mesh.outbound("db:5432").await;
+        let endpoint = mesh.behind(app).await;
+        let plan = service("db:5432", vec![endpoint]).speaks(Protocol::Tcp);
+        let outbound = mesh.known(plan).await;
         let mut client = TcpStream::connect(outbound).await.unwrap();
         shows(&mesh.client, &[], [1, 1, 0, 0]).await;
         say(&mut client, "hello\n").await;

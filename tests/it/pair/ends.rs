@@ -526,7 +526,7 @@ fn an_idle_connection_of_one_worker_gives_way_to_a_request_of_another() {
                 plan.policy(|policy| policy.limits.connections_max = 1)
             })
             .await;
-        let (other, beside) = mesh.another_worker().await;
+        let (other, beside) = mesh.another_worker(9).await;
         for worker in [&mesh.client.worker, &other] {
             worker.tasks.spawn_local(Rc::clone(worker).sweep());
         }
@@ -548,7 +548,7 @@ fn bounds_hold_across_workers() {
                 plan.policy(|policy| policy.limits.requests_max = 1)
             })
             .await;
-        let (_other, beside) = mesh.another_worker().await;
+        let (_other, beside) = mesh.another_worker(9).await;
         let mut waiting = TcpStream::connect(outbound).await.unwrap();
         say(&mut waiting, "GET / HTTP/1.1\r\nHost: o\r\n\r\n").await;
         eventually("it arrives", || app.count() == 1).await;

@@ -8,7 +8,7 @@ use outrigger_model::{Protocol, RetryConditions, Timeout};
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    mesh::{Mesh, run},
+    mesh::{Mesh, nowhere, run},
     peer::{App, Client, Content, Http, answer, full, pieces, read, request},
     plan::{ServicePlan, retry, service},
 };
@@ -198,12 +198,8 @@ fn a_refusal_of_a_call_is_told_in_header_log_and_metric() {
 fn the_endpoints_sidecar_refuses_a_call_and_both_sides_say_so() {
     run(async {
         let mesh = Mesh::new();
-        let nowhere = super::mesh::listener().await.1;
-        let inbound = mesh.inbound(nowhere).await;
-        let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-        mesh.client
-            .knows(&[service("orders:80", endpoints).speaks(Protocol::Grpc)]);
-        let outbound = mesh.outbound("orders:80").await;
+        let speaking = |plan: ServicePlan| plan.speaks(Protocol::Grpc);
+        let outbound = mesh.through(nowhere().await, speaking).await;
         let mut client = Client::connect(&mesh, outbound, Http::Two).await;
         let reply = client.send(call(full("x"))).await;
         assert_eq!(

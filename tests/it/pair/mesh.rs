@@ -311,9 +311,9 @@ impl Mesh {
             .await
     }
 
-    /// A second worker of the client's sidecar, and where it takes traffic for `orders:80`.
-    pub(super) async fn another_worker(&self) -> (Rc<Worker>, SocketAddr) {
-        let worker = Worker::new(self.client.worker.shared.clone(), 9);
+    /// A further worker of the client's sidecar, and where it takes traffic for `orders:80`.
+    pub(super) async fn another_worker(&self, seed: u64) -> (Rc<Worker>, SocketAddr) {
+        let worker = Worker::new(self.client.worker.shared.clone(), seed);
         let (listener, address) = listener().await;
         let role = Role::Destination(Authority::parse("orders:80", None).unwrap());
         let stop = self.client.stop.clone();

@@ -1,34 +1,20 @@
 //! Several workers of one sidecar: what holds for the sidecar holds however many they are.
 
-use std::{
-    net::SocketAddr,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Instant};
 
-use outrigger_model::{Authority, EjectionThreshold, Percent};
-use outrigger_proxy::{
-    accept::{Role, accept},
-    worker::Worker,
-};
+use outrigger_model::Percent;
 
 use super::{
-    mesh::{Mesh, listener, run},
+    mesh::{Mesh, run},
     peer::{App, get, once},
-    plan::{at_most, meshed, on_5xx, retry, service},
+    plan::{eject_after, on_5xx, retry, service},
 };
 
 /// Where `count` further workers of the client's sidecar take requests for `orders`.
 async fn workers(mesh: &Mesh, count: u64) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for seed in 0..count {
-        let worker = Worker::new(mesh.client.worker.shared.clone(), seed);
-        let (listener, address) = listener().await;
-        let role = Role::Destination(Authority::parse("orders:80", None).unwrap());
-        let stop = mesh.client.stop.clone();
-        let accepting = accept(Rc::clone(&worker), listener, Rc::new(role), stop);
-        worker.tasks.spawn_local(accepting);
-        addresses.push(address);
+        addresses.push(mesh.another_worker(seed).await.1);
     }
     addresses
 }
@@ -39,13 +25,9 @@ fn failures_in_a_row_are_counted_over_all_workers() {
         for (count, threshold) in [(2, 5), (4, 6)] {
             let mesh = Mesh::new();
             let app = App::answering(&mesh, 500).await;
-            let inbound = mesh.inbound(app.address).await;
-            let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-            let plan = service("orders:80", endpoints).policy(|policy| {
-                policy.outlier.consecutive_5xx = EjectionThreshold::After(at_most(threshold));
-                policy.outlier.base_ejection = Duration::from_secs(60);
-                policy.outlier.max_ejection = Duration::from_secs(60);
-            });
+            let endpoint = mesh.behind(app.address).await;
+            let plan = service("orders:80", vec![endpoint])
+                .policy(|policy| eject_after(policy, threshold));
             mesh.client.knows(&[plan]);
             let workers = workers(&mesh, count).await;
             let ejections = || mesh.client.metric("outrigger_ejections_total", &[]);
@@ -60,8 +42,7 @@ fn failures_in_a_row_are_counted_over_all_workers() {
             assert_eq!(mesh.client.metric("outrigger_endpoints_ejected", &[]), 1);
             for worker in &workers {
                 let reply = once(&mesh, *worker, get("/")).await;
-                assert_eq!(reply.status, 503);
-                assert!(reply.reason().starts_with("no-endpoint"), "{reply:?}");
+                reply.assert_refused(503, "no-endpoint; ");
             }
             assert_eq!(app.count(), usize::try_from(threshold).unwrap());
             assert_eq!(ejections(), 1);
@@ -75,9 +56,8 @@ fn the_floor_of_the_retry_budget_is_one_for_all_workers() {
         const FLOOR: u64 = 4;
         let mesh = Mesh::new();
         let app = App::answering(&mesh, 500).await;
-        let inbound = mesh.inbound(app.address).await;
-        let endpoints = vec![meshed(inbound, &mesh.server.identity)];
-        let plan = service("orders:80", endpoints).rule(|rule| {
+        let endpoint = mesh.behind(app.address).await;
+        let plan = service("orders:80", vec![endpoint]).rule(|rule| {
             rule.retry = retry(1, on_5xx());
             rule.retry.budget.percent = Percent::ZERO;
             rule.retry.budget.min_per_second = u32::try_from(FLOOR).unwrap();
