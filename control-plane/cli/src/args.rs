@@ -33,6 +33,10 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Put sidecars into manifests, as the injector does on a cluster
+    Inject(crate::command::inject::Inject),
+    /// Take sidecars out of manifests again
+    Uninject(crate::command::inject::Uninject),
     /// Run one sidecar
     #[command(hide = true)]
     Proxy {

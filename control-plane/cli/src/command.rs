@@ -2,4 +2,5 @@
 
 #[cfg(feature = "kubernetes")]
 pub(crate) mod control_plane;
+pub(crate) mod inject;
 pub(crate) mod up;

@@ -57,6 +57,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             runtime()?.block_on(demo::run(arguments))
         }
+        Command::Inject(arguments) => Ok(command::inject::inject(&arguments)),
+        Command::Uninject(arguments) => Ok(command::inject::uninject(&arguments)),
         Command::Proxy { parent, bootstrap } => {
             if let Some(parent) = parent {
                 launch::end_with(parent)?;

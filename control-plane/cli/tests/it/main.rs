@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod edits;
+mod inject;
 mod mesh;
 mod mistakes;
 mod outrigger;
