@@ -8,7 +8,11 @@ use http::{Request, Uri, header::HOST};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 /// What one request came to.
 #[derive(Debug)]
@@ -92,4 +96,15 @@ async fn try_get(url: &Uri) -> anyhow::Result<Answer> {
         status: head.status.as_u16(),
         headers,
     })
+}
+
+/// What the other side says first (a line), and what it says to a word.
+pub(crate) async fn greet(address: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let mut said = vec![0; "hello\n".len()];
+    stream.read_exact(&mut said).await?;
+    stream.write_all(b"and you\n").await?;
+    stream.shutdown().await?;
+    stream.read_to_end(&mut said).await?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }

@@ -2,7 +2,8 @@
 //!
 //! - 8080, HTTP: `/` 200; `/flaky?NAME` 503 the first time for each name, then 200; `/slow` 200 after
 //!   five seconds; all with `x-version`.
-//! - 8081, HTTP: `/drive?TIMES&URL` sends requests to the URL and answers with what they came to.
+//! - 8081, HTTP: `/drive?TIMES&URL` sends requests to the URL and answers with what they came to;
+//!   `/greet?HOST:PORT` connects and answers with what the other side says first, and echoes.
 //! - 9000, gRPC: `grpc.health.v1.Health/Check` says SERVING.
 //! - 7000, TCP: speaks first, then echoes.
 
@@ -27,6 +28,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
     task::JoinSet,
+    time::timeout,
 };
 
 use super::client;
@@ -35,6 +37,8 @@ use super::client;
 const SERVING: &[u8] = &[0, 0, 0, 0, 2, 8, 1];
 /// How long `/slow` takes.
 const SLOW: Duration = Duration::from_secs(5);
+/// How long a greeting may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 struct App {
     version: String,
@@ -116,6 +120,7 @@ impl App {
         match request.uri().path() {
             "/grpc.health.v1.Health/Check" => return health(),
             "/drive" => return drive(&query).await,
+            "/greet" => return greeted(&query).await,
             "/flaky" => {
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
                 if seen.insert(query) {
@@ -154,6 +159,15 @@ async fn drive(query: &str) -> Answer {
     let tally = client::drive(&url, times).await;
     let text = serde_json::to_vec(&tally).unwrap_or_default();
     text_answer(200, text.into())
+}
+
+/// What `HOST:PORT` says before it is spoken to, and after.
+async fn greeted(address: &str) -> Answer {
+    match timeout(PATIENCE, client::greet(address)).await {
+        Ok(Ok(said)) => text_answer(200, said.into()),
+        Ok(Err(error)) => text_answer(502, format!("{error:#}\n").into()),
+        Err(_) => text_answer(504, "nothing was said\n".into()),
+    }
 }
 
 fn health() -> Answer {

@@ -125,23 +125,49 @@ pub(crate) async fn outage(ground: &Ground) -> anyhow::Result<()> {
     cluster.rolled_out(NAMESPACE, "outrigger").await
 }
 
+/// Uninstalls while pods go on being made in an enrolled namespace: none is refused, because the
+/// webhook goes first.
+pub(crate) async fn removal(ground: &Ground) -> anyhow::Result<()> {
+    let cluster = &ground.cluster;
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {generateName: late-, namespace: e2e}, \
+               spec: {containers: [{name: app, image: $APP, args: [alive]}]}}";
+    let removing = remove();
+    tokio::pin!(removing);
+    let mut made = 0;
+    loop {
+        let create = ["create", "--dry-run=server", "-f", "-"];
+        tokio::select! {
+            removed = &mut removing => {
+                removed?;
+                break;
+            }
+            tried = cluster.with_manifest(&create, pod) => {
+                tried.context("refused while the chart went away")?;
+                made += 1;
+            }
+        }
+    }
+    ensure!(made > 0, "no pod was made while the chart went away");
+    uninstall(ground).await
+}
+
+async fn remove() -> anyhow::Result<()> {
+    let arguments = [
+        "uninstall",
+        "outrigger",
+        "--namespace",
+        NAMESPACE,
+        "--wait",
+        "--ignore-not-found",
+        "--timeout=180s",
+    ];
+    run("helm", &arguments, "").await.map(drop)
+}
+
 /// Uninstalls, with sidecars still in the cluster, and looks for what is left.
 pub(crate) async fn uninstall(ground: &Ground) -> anyhow::Result<()> {
     let cluster = &ground.cluster;
-    run(
-        "helm",
-        &[
-            "uninstall",
-            "outrigger",
-            "--namespace",
-            NAMESPACE,
-            "--wait",
-            "--ignore-not-found",
-            "--timeout=180s",
-        ],
-        "",
-    )
-    .await?;
+    remove().await?;
     // What the control plane made itself goes with it, as soon as the garbage collector looks.
     until(|| async {
         let left = cluster

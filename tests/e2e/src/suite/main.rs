@@ -85,6 +85,11 @@ async fn checks(ground: &Ground) -> anyhow::Result<()> {
         traffic::mutual_tls(cluster),
     )
     .await?;
+    check(
+        "a server that speaks first, over mutual TLS",
+        traffic::server_first(cluster),
+    )
+    .await?;
     check("a 90/10 split, counted", traffic::split(cluster)).await?;
     check("retries and timeouts", traffic::resilience(cluster)).await?;
     check(
@@ -100,7 +105,7 @@ async fn checks(ground: &Ground) -> anyhow::Result<()> {
     .await?;
     check(
         "the chart uninstalls and leaves nothing",
-        install::uninstall(ground),
+        install::removal(ground),
     )
     .await
 }

@@ -79,6 +79,24 @@ pub(crate) async fn mutual_tls(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A service that speaks first is reached over mutual TLS as well.
+pub(crate) async fn server_first(cluster: &Cluster) -> anyhow::Result<()> {
+    let client = cluster.pod("app=client").await?;
+    let (status, said) = get(address(&client)?, 8081, "/greet?server:7000").await?;
+    ensure!(
+        status == 200 && said == "hello\nand you\n",
+        "a server that speaks first: {status} {said:?}"
+    );
+    let page = metrics(&client).await?;
+    let opened = page.lines().any(|line| {
+        line.starts_with("outrigger_tcp_connections_opened_total{")
+            && line.contains("destination_port=\"7000\"")
+            && line.contains("connection_security_policy=\"mutual_tls\"")
+    });
+    ensure!(opened, "not over mutual TLS:\n{page}");
+    Ok(())
+}
+
 /// Sum of `outrigger_requests_total` over the series with all of these labels.
 fn requests(page: &str, labels: &[&str]) -> f64 {
     let series = page
