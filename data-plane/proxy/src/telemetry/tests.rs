@@ -265,7 +265,7 @@ fn the_page_has_a_bound_and_no_request_is_lost() {
             }
             telemetry.retry(&series, RetryCause::Connect);
             series.pending(1);
-            held.push(series);
+            held.push(OpenConnection::new(&series));
         }
         let page = samples(&telemetry);
         assert!(page.len() <= LINES_MAX, "{} lines", page.len());
@@ -277,6 +277,8 @@ fn the_page_has_a_bound_and_no_request_is_lost() {
         assert_eq!(sum(&page, "outrigger_requests_total", &[]), sent);
         assert_eq!(sum(&page, "outrigger_retries_total", &[]), 1_500.0);
         assert_eq!(sum(&page, "outrigger_pool_pending_requests", &[]), 1_500.0);
+        let open = "outrigger_upstream_connections_active";
+        assert_eq!(sum(&page, open, &[]), 1_500.0);
         let other = [
             "destination_service_name=\"other\"",
             "response_code=\"5xx\"",
@@ -307,6 +309,10 @@ fn the_room_taken_is_the_lines_shown() {
         telemetry.retry(&series, RetryCause::Status);
         telemetry.ejected(&series);
         series.pending(1);
+        let _open = OpenConnection::new(&series);
+        let closed = OpenConnection::new(&series);
+        closed.ends(Closed::Idle);
+        drop(closed);
         let shown = samples(&telemetry).len() - before;
         assert_eq!(telemetry.0.metrics.table.lines(), shown, "{istio:?}");
     }

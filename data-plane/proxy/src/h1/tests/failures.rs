@@ -451,6 +451,45 @@ async fn a_websocket_is_relayed_with_half_close() {
     assert_eq!(seen, ["complete 9/12"]);
 }
 
+/// Whichever side breaks off: the other must not take it for an end.
+#[tokio::test]
+async fn a_broken_websocket_is_broken_on_both_sides() {
+    use tokio::io::AsyncReadExt;
+    for by_client in [true, false] {
+        let rig = Rig::new(Habit::Once).await;
+        let (_, seen) = rig
+            .run_tcp(async |mut client, rig| {
+                let mut server = rig.accept_after(&mut client, UPGRADE).await;
+                server.expect(UPGRADE).await;
+                server
+                    .send("HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhi")
+                    .await;
+                client
+                    .expect(
+                        "HTTP/1.1 101 Go\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhi",
+                    )
+                    .await;
+                let (broken, mut other) = if by_client {
+                    (client, server)
+                } else {
+                    (server, client)
+                };
+                broken.0.set_zero_linger().unwrap();
+                drop(broken);
+                let read = other.0.read_to_end(&mut Vec::new()).await;
+                let kind = read.map_err(|error| error.kind());
+                assert_eq!(kind, Err(std::io::ErrorKind::ConnectionReset));
+            })
+            .await;
+        let end = if by_client {
+            "client gone"
+        } else {
+            "upstream reset"
+        };
+        assert_eq!(seen, [format!("{end} 0/2")]);
+    }
+}
+
 #[tokio::test]
 async fn a_refused_upgrade_ends_both_connections_and_smuggles_nothing() {
     for answer in ["HTTP/1.1 200 OK", "HTTP/1.1 426 Upgrade Required"] {
