@@ -234,6 +234,17 @@ pub enum DeliveryEnd {
 }
 
 impl Delivery {
+    /// Of an exchange that is recorded without having ended: what was carried until now.
+    pub(crate) fn so_far(exchange: &impl Exchange) -> Self {
+        let (request_bytes, response_bytes) = exchange.progress();
+        Self {
+            request_bytes,
+            response_bytes,
+            grpc_status: None,
+            end: DeliveryEnd::Complete,
+        }
+    }
+
     /// Why it did not end as it should.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {

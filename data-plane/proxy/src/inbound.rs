@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use crate::{
     ending::Ending,
     exchange::{
-        AttemptFailure, AttemptFailureKind, Delivery, DeliveryEnd, Engine, Exchange, Handler,
-        RequestEdit, ResponseEdit,
+        AttemptFailure, AttemptFailureKind, Delivery, Engine, Exchange, Handler, RequestEdit,
+        ResponseEdit,
     },
     reason::{Reason, Refusal},
     telemetry::{Carried, Direction, RequestRecord, Security, Series, SeriesKey, trace::Context},
@@ -220,19 +220,8 @@ impl<E: Exchange> Drop for Work<'_, E> {
         if self.accounted {
             return;
         }
-        let reason = if std::thread::panicking() {
-            Reason::Internal
-        } else {
-            Reason::Draining
-        };
-        self.answered.refusal = Some(Refusal::new(reason).detail("cut off"));
-        let (request_bytes, response_bytes) = self.exchange.progress();
-        self.account(&Delivery {
-            request_bytes,
-            response_bytes,
-            grpc_status: None,
-            end: DeliveryEnd::Complete,
-        });
+        self.answered.refusal = Some(Refusal::cut_off());
+        self.account(&Delivery::so_far(self.exchange));
     }
 }
 

@@ -361,6 +361,17 @@ impl Refusal {
         }
     }
 
+    /// Of work that is dropped before its end: the drain's time is up, or the worker panicked.
+    #[must_use]
+    pub fn cut_off() -> Self {
+        let reason = if std::thread::panicking() {
+            Reason::Internal
+        } else {
+            Reason::Draining
+        };
+        Self::new(reason).detail("cut off")
+    }
+
     /// An answer with this status that sends the client to `location`.
     #[must_use]
     pub fn redirect(status: u16, location: String) -> Self {

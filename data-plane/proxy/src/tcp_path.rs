@@ -155,7 +155,8 @@ fn refusal(failure: &AttemptFailure, endpoint: SocketAddr) -> Refusal {
 }
 
 /// Completes when the upstream has spoken first (or closed); when it could not be opened, after a
-/// time in which a client that speaks would have. Pending while it is being opened. Cancel safe: yes.
+/// time in which a client that speaks would have. Pending while it is being opened. Cancel safe:
+/// yes.
 pub(crate) async fn speaks(opened: &mut Option<Result<Opened, Refusal>>) {
     match opened {
         None => std::future::pending().await,
@@ -331,20 +332,10 @@ struct Carrying<'a> {
 impl Drop for Carrying<'_> {
     fn drop(&mut self) {
         if !self.accounted {
-            self.refusal = Some(cut_off());
+            self.refusal = Some(Refusal::cut_off());
             self.account();
         }
     }
-}
-
-/// Why a connection ends whose task is dropped: the drain's time is up, or the worker panicked.
-fn cut_off() -> Refusal {
-    let reason = if std::thread::panicking() {
-        Reason::Internal
-    } else {
-        Reason::Draining
-    };
-    Refusal::new(reason).detail("cut off")
 }
 
 fn security(endpoint: &Endpoint) -> (Option<&SpiffeId>, Security) {
@@ -520,7 +511,7 @@ struct Delivered<'a> {
 impl Drop for Delivered<'_> {
     fn drop(&mut self) {
         if !self.accounted {
-            self.refusal = Some(cut_off());
+            self.refusal = Some(Refusal::cut_off());
             self.account();
         }
     }

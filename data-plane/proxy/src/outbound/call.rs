@@ -383,20 +383,8 @@ impl Call {
         if self.accounted {
             return;
         }
-        let reason = if std::thread::panicking() {
-            Reason::Internal
-        } else {
-            Reason::Draining
-        };
-        self.refusal = Some(Refusal::new(reason).detail("cut off"));
-        let (request_bytes, response_bytes) = exchange.progress();
-        let delivery = Delivery {
-            request_bytes,
-            response_bytes,
-            grpc_status: None,
-            end: DeliveryEnd::Complete,
-        };
-        self.account(exchange, &delivery, worker);
+        self.refusal = Some(Refusal::cut_off());
+        self.account(exchange, &Delivery::so_far(exchange), worker);
     }
 
     /// Hands the finished request to telemetry.
