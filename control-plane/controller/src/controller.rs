@@ -8,8 +8,8 @@
 //! Absent on purpose: anything about processes. Who starts sidecars asks [`Running::mint_token`]
 //! and [`Running::root_pem`] for what they need.
 //!
-//! Longer than most, because starting, what is running, and every way in which either fails belong to
-//! one life.
+//! Longer than most, because starting, what is running, and every way in which either fails belong
+//! to one life.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -165,7 +165,8 @@ pub struct Running {
 
 impl Controller {
     /// Compiles what is in the folder, publishes it and begins to serve. `first` is the update
-    /// that came with `directory`. The events begin with what there is to say about it. Blocks for a moment on the state folder's files.
+    /// that came with `directory`. The events begin with what there is to say about it. Blocks for
+    /// a moment on the state folder's files.
     ///
     /// # Errors
     /// When keys, address or certificate cannot be had. What is wrong in the folder is none.

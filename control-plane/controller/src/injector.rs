@@ -107,8 +107,8 @@ pub fn inject(
     })
 }
 
-/// Takes out what [`inject`] put in, and lists and metadata that are then empty. A pod without a sidecar stays as it is, but for the note that
-/// says why it has none.
+/// Takes out what [`inject`] put in, and lists and metadata that are then empty. A pod without a
+/// sidecar stays as it is, but for the note that says why it has none.
 #[must_use]
 pub fn uninject(pod: &Value) -> Value {
     let mut changed = pod.clone();

@@ -2,9 +2,10 @@
 //! one are bounded by the proxy's pool, which owns them.)
 //!
 //! With the retry budget, the only state of this crate that spans workers: a limit holds for the
-//! sidecar, not for each of its threads. A [`Gate`] is one counter on a cache line of its own; taking a place is one
-//! compare-and-swap loop, so that the limit is exact and never passed for a moment. Places are
-//! guards: a request whose future is dropped gives its places back. Nothing waits here.
+//! sidecar, not for each of its threads. A [`Gate`] is one counter on a cache line of its own;
+//! taking a place is one compare-and-swap loop, so that the limit is exact and never passed for a
+//! moment. Places are guards: a request whose future is dropped gives its places back. Nothing
+//! waits here.
 
 use std::sync::{
     Arc,

@@ -6,11 +6,11 @@
 //! to one worker; only [`admission`] counts across workers, with atomics. Nothing here allocates
 //! per request, except where several header fields of one name must be joined to be matched.
 //!
-//! In the order of the request path (DESIGN §5): [`route`] and [`split`] choose a backend, [`filter`]
-//! says what changes on the way to it, [`deadline`] starts, [`admission`] bounds, [`balance`] picks an endpoint among those that
-//! [`outlier`] admits, [`outcome`] classes what came of it, [`retry`] (with [`backoff`] and
-//! [`budget`]) decides what follows. Beside the path, [`overload`] says what a process that runs
-//! out of memory gives up.
+//! In the order of the request path (DESIGN §5): [`route`] and [`split`] choose a backend,
+//! [`filter`] says what changes on the way to it, [`deadline`] starts, [`admission`] bounds,
+//! [`balance`] picks an endpoint among those that [`outlier`] admits, [`outcome`] classes what came
+//! of it, [`retry`] (with [`backoff`] and [`budget`]) decides what follows. Beside the path,
+//! [`overload`] says what a process that runs out of memory gives up.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 

@@ -87,9 +87,9 @@ impl Outbound {
         call.path = canonical(&service, exchange.request().path())?;
         let rule = route(&service, &call.canonical(exchange.request()))?;
         call.origin = Some(rule.origin.clone());
-        // 2. Fault injection and rate limit stand here; then the deadline starts.
+        // 2. The deadline starts. (Fault injection and rate limit will stand before it.)
         call.start_deadline(rule, exchange.request());
-        // 3. Fallback wraps what follows; 4. the destination's bulkhead; 5. its breaker.
+        // 3. Backend; 4. its bulkhead. (Fallback will wrap what follows, 5. a breaker stand here.)
         let cluster = self.backend(&service, rule, exchange, call)?;
         call.admit(&cluster)?;
         // 6. Retry loop.

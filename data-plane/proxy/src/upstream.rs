@@ -6,8 +6,9 @@
 //!
 //! Bounds (DestinationRule `connectionPool`): connections of a target are counted across workers
 //! by [`Permits`], and so is who finds none and waits: at most `pending_max`, for at most
-//! `pending_timeout`, first come first served within a worker. A connection that becomes free goes to the first waiter:
-//! as it is if it leads to the endpoint wanted, else closed to make room for one that does.
+//! `pending_timeout`, first come first served within a worker. A connection that becomes free goes
+//! to the first waiter: as it is if it leads to the endpoint wanted, else closed to make room for
+//! one that does.
 
 mod connect;
 mod permits;

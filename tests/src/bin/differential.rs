@@ -1,4 +1,4 @@
-//! The hostile corpus through a pair of sidecars to six real HTTP/1 servers and four clients.
+//! The hostile corpus through a pair of sidecars to six real HTTP/1 servers and three clients.
 //!
 //! `differential OUTRIGGER`: every row must arrive at every server as the model reads it, or not
 //! at all, and must leave nothing behind for the next request. Programs that are missing are

@@ -1,4 +1,5 @@
-//! The table against the CRDs of Istio and of the Gateway API: a field that they gain, lose or change shows here.
+//! The table against the CRDs of Istio and of the Gateway API: a field that they gain, lose or
+//! change shows here.
 
 use std::{collections::BTreeSet, path::PathBuf};
 

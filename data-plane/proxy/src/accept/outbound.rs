@@ -126,8 +126,8 @@ async fn serve(
     }
 }
 
-/// Reads until the bytes decide, or are too few for too long; `None` when the client leaves, or says nothing after the drain
-/// began: a connection just accepted may have its request on the way.
+/// Reads until the bytes decide, or are too few for too long; `None` when the client leaves, or
+/// says nothing after the drain began: a connection just accepted may have its request on the way.
 async fn decide(worker: &Worker, stream: &mut TcpStream, ahead: &mut BytesMut) -> Option<Detected> {
     let drained = async {
         worker.shared.drain.begun().await;

@@ -12,8 +12,8 @@
 //!
 //! A response is applied whole or not at all: [`prepare`] checks everything first.
 //!
-//! Longer than most, because what is wanted, complete and in force are three views of one state, and a step that forgot one of
-//! them would show only here.
+//! Longer than most, because what is wanted, complete and in force are three views of one state,
+//! and a step that forgot one of them would show only here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -156,8 +156,8 @@ struct Kept {
 }
 
 impl Fold {
-    /// Notes that the application uses `authority`. False when it was known already, or when too many
-    /// are: it then stays unknown.
+    /// Notes that the application uses `authority`. False when it was known already, or when too
+    /// many are: it then stays unknown.
     pub(super) fn demand(&mut self, authority: &Authority) -> bool {
         let text = authority.to_string().into_boxed_str();
         if self.demanded.contains_key(&text) || self.demanded.len() >= DEMANDED_MAX {
@@ -167,8 +167,8 @@ impl Fold {
         true
     }
 
-    /// Forgets what was last used before `before` (seconds since the process's start), and what was no
-    /// service the last time either. Returns whether anything was forgotten.
+    /// Forgets what was last used before `before` (seconds since the process's start), and what was
+    /// no service the last time either. Returns whether anything was forgotten.
     pub(super) fn forget_unused(&mut self, before: u32) -> bool {
         let count = self.demanded.len();
         self.demanded.retain(

@@ -97,7 +97,8 @@ rejects! {
     EncodingInHttp10 => 400, "encoding-in-http10";
     /// A field that some servers read as a framing field, such as `Content_Length`.
     FramingLookalike => 400, "framing-lookalike";
-    /// A chunk size that is not 1 to 16 hexadecimal digits, or is followed by anything but `;` or CRLF.
+    /// A chunk size that is not 1 to 16 hexadecimal digits, or is followed by anything but `;` or
+    /// CRLF.
     BadChunkSize => 400, "bad-chunk-size";
     /// Chunk extensions longer than allowed, in one chunk or over the whole body.
     ChunkExtensionTooLong => 400, "chunk-extension-too-long";

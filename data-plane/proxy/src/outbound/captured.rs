@@ -1,5 +1,5 @@
-//! Which service a captured request is for (DESIGN §5, step 1): the one that its authority names, else
-//! the one of the address that the connection was going to.
+//! Which service a captured request is for (DESIGN §5, step 1): the one that its authority names,
+//! else the one of the address that the connection was going to.
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 

@@ -12,7 +12,8 @@
 //! Making a lane or an outcome asks the table for room ([`super::table`]); what finds none is
 //! counted on the `other` series of its direction.
 //!
-//! Longer than most, because the cells, their one writer and what the scrape reads of them must be seen together.
+//! Longer than most, because the cells, their one writer and what the scrape reads of them must be
+//! seen together.
 
 use std::{
     cell::RefCell,

@@ -25,8 +25,9 @@ use super::{
 pub(super) const LINES_MAX: usize = 5_000;
 
 /// Lines kept for everything that is not a traffic series, and for `other`: both directions of
-/// it with two lanes (72 + 10 lines, twice its outcomes), 9 causes, 8 closings and 8 target metrics come
-/// to 270; refusals by two directions and some forty reasons to 100; the rest of the page to 110.
+/// it with two lanes (72 + 10 lines, twice its outcomes), 9 causes, 8 closings and 8 target metrics
+/// come to 270; refusals by two directions and some forty reasons to 100; the rest of the page to
+/// 110.
 const LINES_RESERVED: usize = 500;
 
 /// How long a key lives that nobody holds (D6).

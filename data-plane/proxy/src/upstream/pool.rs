@@ -82,7 +82,8 @@ impl Pool {
         })
     }
 
-    /// Tells of waiting requests and connections on this series, and of handshakes. Only the first call counts.
+    /// Tells of waiting requests and connections on this series, and of handshakes. Only the first
+    /// call counts.
     pub fn report_to(&self, telemetry: &Telemetry, series: &Rc<Series>) {
         self.report
             .get_or_init(|| (telemetry.clone(), Rc::clone(series)));
