@@ -239,6 +239,28 @@ impl Served {
     }
 }
 
+/// A client over memory, served by a handler of the test's own: its connection is to be driven
+/// beside the tasks.
+async fn served_by(
+    handler: impl Handler + 'static,
+) -> (
+    SendRequest<Bytes>,
+    h2::client::Connection<DuplexStream, Bytes>,
+    JoinSet<()>,
+) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let context = Context {
+        limits: Rc::new(Limits::DEFAULT),
+        drain: Drain::default(),
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(async move {
+        super::server::serve(Io::Memory(far), &context, &Rc::new(handler)).await;
+    });
+    let (client, connection) = h2::client::handshake(near).await.unwrap();
+    (client, connection, tasks)
+}
+
 /// A whole answer.
 #[derive(Debug)]
 struct Answer {

@@ -25,6 +25,28 @@ impl Write for Lines {
     }
 }
 
+/// A request of these headers alone.
+pub(super) struct Head(pub(super) Vec<(&'static str, Vec<u8>)>);
+
+impl RequestView for Head {
+    fn method(&self) -> &str {
+        "GET"
+    }
+
+    fn path(&self) -> &str {
+        "/"
+    }
+
+    fn query(&self) -> Option<&str> {
+        None
+    }
+
+    fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {
+        let found = self.0.iter().filter(|(name, _)| *name == name_lowercase);
+        found.for_each(|(_, value)| visit(value));
+    }
+}
+
 pub(super) fn identity() -> Identity {
     Identity {
         workload: "shop/storefront".parse().unwrap(),

@@ -161,16 +161,7 @@ impl Handler for Stuck {
 #[test]
 fn streams_reset_while_they_are_worked_on_still_count() {
     local(async {
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let context = Context {
-            limits: Rc::new(Limits::DEFAULT),
-            drain: Drain::default(),
-        };
-        let mut tasks = JoinSet::new();
-        tasks.spawn_local(async move {
-            crate::http2::server::serve(Io::Memory(far), &context, &Rc::new(Stuck)).await;
-        });
-        let (client, connection) = h2::client::handshake(near).await.unwrap();
+        let (client, connection, mut tasks) = served_by(Stuck).await;
         let ended = tasks.spawn_local(async move {
             let error = connection.await.unwrap_err();
             assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));

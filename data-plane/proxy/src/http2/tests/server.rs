@@ -118,16 +118,7 @@ impl Handler for Broken {
 #[test]
 fn a_stream_that_nobody_ended_is_reset_alone() {
     local(async {
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let context = Context {
-            limits: Rc::new(Limits::DEFAULT),
-            drain: Drain::default(),
-        };
-        let mut tasks = JoinSet::new();
-        tasks.spawn_local(async move {
-            crate::http2::server::serve(Io::Memory(far), &context, &Rc::new(Broken)).await;
-        });
-        let (client, connection) = h2::client::handshake(near).await.unwrap();
+        let (client, connection, mut tasks) = served_by(Broken).await;
         tasks.spawn_local(async move {
             connection.await.ok();
         });

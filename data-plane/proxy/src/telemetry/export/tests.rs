@@ -15,7 +15,6 @@ use opentelemetry_proto::tonic::{
     trace::v1::{Span, span::SpanKind},
 };
 use outrigger_model::{AccessLog, Ratio, Tracing};
-use outrigger_policy::RequestView;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use super::*;
@@ -24,7 +23,7 @@ use crate::{
     reason::Reason,
     telemetry::{
         Direction, IstioMetrics, RequestRecord, SeriesKey, Telemetry,
-        tests::{identity, record, settings},
+        tests::{Head, identity, record, settings},
         trace::Context,
     },
 };
@@ -63,29 +62,6 @@ async fn receiver(
         }
     });
     (address, requests)
-}
-
-struct Head(Vec<(&'static str, Vec<u8>)>);
-
-impl RequestView for Head {
-    fn method(&self) -> &str {
-        "GET"
-    }
-
-    fn path(&self) -> &str {
-        "/"
-    }
-
-    fn query(&self) -> Option<&str> {
-        None
-    }
-
-    fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {
-        self.0
-            .iter()
-            .filter(|(name, _)| *name == name_lowercase)
-            .for_each(|(_, v)| visit(v));
-    }
 }
 
 /// Passes a request of these headers through a sidecar; the headers that come out, as the next

@@ -3,36 +3,13 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::telemetry::tests::Head;
 
-struct Request(Vec<(&'static str, String)>);
-
-impl RequestView for Request {
-    fn method(&self) -> &str {
-        "GET"
-    }
-
-    fn path(&self) -> &str {
-        "/"
-    }
-
-    fn query(&self) -> Option<&str> {
-        None
-    }
-
-    fn visit_header(&self, name_lowercase: &str, visit: &mut dyn FnMut(&[u8])) {
-        for (name, value) in &self.0 {
-            if *name == name_lowercase {
-                visit(value.as_bytes());
-            }
-        }
-    }
-}
-
-fn request(headers: &[(&'static str, &str)]) -> Request {
-    Request(
+fn request(headers: &[(&'static str, &str)]) -> Head {
+    let headers = headers.iter();
+    Head(
         headers
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()))
+            .map(|(name, value)| (*name, value.as_bytes().to_vec()))
             .collect(),
     )
 }
