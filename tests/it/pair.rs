@@ -8,6 +8,7 @@ mod change;
 mod connections;
 mod ends;
 mod filters;
+mod floods;
 mod http1;
 mod http2;
 mod identity;

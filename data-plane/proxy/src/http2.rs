@@ -2,7 +2,7 @@
 //! [`Exchange`](crate::exchange::Exchange) for each stream.
 //!
 //! ```text
-//! client ══ h2 server connection ([`server::serve`]) ══ one task a stream: Http2Exchange
+//! client ═ meter ═ h2 server connection ([`server::serve`]) ══ one task a stream: Http2Exchange
 //!                                                            │ inlet: request body, replay buffer
 //!                                                            │ outlet: paced by the peer's window
 //! upstream ══ h2 client connection (client::Slot of each Endpoint) ══ lease of one stream
@@ -26,6 +26,8 @@ mod head;
 mod inlet;
 mod keepalive;
 mod limits;
+mod meter;
+mod metered;
 mod outlet;
 mod refusal;
 mod resets;

@@ -77,6 +77,10 @@ pub enum Reason {
     NotCaptured,
     /// The sidecar is short of memory (DEF-21).
     Overloaded,
+    /// Memory is nearly full and this exchange held the most of it (DEF-21).
+    HeldMost,
+    /// An HTTP/2 client that makes work without requests (DEF-07, DEF-08).
+    Http2Flood,
     /// The sidecar is shutting down.
     Draining,
     /// A defect of this proxy.
@@ -196,6 +200,14 @@ impl Reason {
             Self::Overloaded,
             "the sidecar uses 95 % of the memory it may have: give it more, or send it less",
         ),
+        (
+            Self::HeldMost,
+            "the sidecar uses 95 % of its memory and nothing held more in buffers than this request, answer or opaque connection, because a side does not take what it is sent; inside an answer, which is broken off, the status is the one sent",
+        ),
+        (
+            Self::Http2Flood,
+            "an HTTP/2 client sent control frames, empty frames or streams to be reset far beyond its requests; the detail names them; its connection ended with GOAWAY ENHANCE_YOUR_CALM, no request was answered with this",
+        ),
         (Self::Draining, "the sidecar is ending"),
         (Self::Internal, "a defect of the sidecar: please report it"),
     ];
@@ -234,6 +246,8 @@ impl Reason {
             Self::ApplicationUnavailable => "application-unavailable",
             Self::NotCaptured => "not-captured",
             Self::Overloaded => "overloaded",
+            Self::HeldMost => "held-most-memory",
+            Self::Http2Flood => "http2-flood",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -267,7 +281,7 @@ impl Reason {
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
-            Self::ClientGone => 0,
+            Self::ClientGone | Self::Http2Flood => 0,
             Self::BadRequest(_) => 400,
             Self::HeadTooLarge => 431,
             Self::NotImplemented(_) => 501,
@@ -295,6 +309,7 @@ impl Reason {
             | Self::RequestsFull
             | Self::ApplicationUnavailable
             | Self::Overloaded
+            | Self::HeldMost
             | Self::Draining => 503,
         }
     }
@@ -310,6 +325,8 @@ impl Reason {
             | Self::PendingFull
             | Self::PendingTimeout
             | Self::RequestsFull
+            | Self::Http2Flood
+            | Self::HeldMost
             | Self::Overloaded => 8,
             Self::NotImplemented(_) | Self::NoRoute | Self::HttpVersion | Self::Redirect => 12,
             Self::BadRequest(_) | Self::RouteInvalid | Self::Internal => 13,

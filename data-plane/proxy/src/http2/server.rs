@@ -19,6 +19,8 @@ use super::{
     head::{RequestHead, head_bytes, is_grpc},
     keepalive,
     limits::Limits,
+    meter::Flood,
+    metered::{Flooded, Metered},
     refusal::Shape,
     resets::Resets,
 };
@@ -43,7 +45,21 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How much of it: two full connection windows.
 const LINGER_BYTES: u64 = 2 * 1024 * 1024;
 
-type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+/// How long a client that was sent away may take to read that.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What a connection brings.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once a stream; a box would be an allocation"
+)]
+enum Next {
+    Stream((Request<RecvStream>, SendResponse<Bytes>)),
+    /// The client floods it, and has not been sent away yet.
+    Flood(Flood),
+    Broken(h2::Error),
+    Closed,
+}
 
 /// Serves one connection to its end; each request is given to `handler` in a task of its own.
 ///
@@ -70,7 +86,8 @@ enum End {
 
 async fn serve_on<H: Handler + 'static>(io: &mut Io, context: &Context, handler: &Rc<H>) -> End {
     let limits = &context.limits;
-    let handshake = limits.server().handshake::<_, Bytes>(io);
+    let (metered, flooded) = Metered::new(io);
+    let handshake = limits.server().handshake::<_, Bytes>(metered);
     let connection = match timeout(limits.preface_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
@@ -84,7 +101,9 @@ async fn serve_on<H: Handler + 'static>(io: &mut Io, context: &Context, handler:
     };
     let mut served = Served {
         connection,
+        flooded,
         streams: JoinSet::new(),
+        sent_away: false,
         resets: Rc::new(Resets::new(Instant::now())),
         context,
         handler,
@@ -117,8 +136,11 @@ async fn linger(mut io: Io) {
 }
 
 struct Served<'a, H> {
-    connection: Connection<&'a mut Io, Bytes>,
+    connection: Connection<Metered<'a>, Bytes>,
+    flooded: Flooded,
     streams: JoinSet<()>,
+    /// The client was told to go at once, and is not waited for.
+    sent_away: bool,
     resets: Rc<Resets>,
     context: &'a Context,
     handler: &'a Rc<H>,
@@ -139,36 +161,77 @@ impl<H: Handler + 'static> Served<'_, H> {
         let mut draining = false;
         loop {
             let active = self.streams.len();
+            let is_full = usize::try_from(limits.streams_max).is_ok_and(|max| active >= max);
+            let flooded = (!self.sent_away).then_some(&self.flooded);
             tokio::select! {
                 biased;
                 joined = self.streams.join_next(), if active > 0 => {
                     joined.into_iter().for_each(report);
                     if self.resets.is_abuse() {
-                        self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                        self.send_away("streams opened to be reset");
                     }
-                    idle.as_mut().reset(Instant::now() + limits.connection_idle);
+                    idle.as_mut().reset(self.idle_until());
                 }
-                accepted = accept(&mut self.connection, active, limits.streams_max) => {
-                    match accepted {
-                        Some(Ok((request, respond))) => self.begin(request, respond),
-                        Some(Err(error)) => {
-                            tracing::debug!(%error, "HTTP/2 connection broke");
-                            return End::Closed;
-                        }
-                        None => return End::Closed,
+                next = next(&mut self.connection, is_full, flooded) => match next {
+                    Next::Stream((request, respond)) => self.begin(request, respond),
+                    Next::Flood(flood) => {
+                        self.send_away(&flood.to_string());
+                        idle.as_mut().reset(self.idle_until());
                     }
-                }
+                    Next::Broken(error) => {
+                        self.note_broken(&error);
+                        return End::Closed;
+                    }
+                    Next::Closed => return End::Closed,
+                },
                 () = self.context.drain.begun(), if !draining => {
                     draining = true;
                     self.connection.graceful_shutdown();
                 }
-                () = &mut idle, if !draining && active == 0 => {
+                () = &mut idle, if self.sent_away || (!draining && active == 0) => {
+                    if self.sent_away {
+                        return End::Lost;
+                    }
                     draining = true;
                     self.connection.graceful_shutdown();
                 }
                 () = &mut lost => return End::Lost,
             }
         }
+    }
+
+    /// Ends the connection of a client that makes work without requests; its streams end with it.
+    fn send_away(&mut self, what: &str) {
+        if !self.sent_away {
+            self.sent_away = true;
+            self.note_flood(what);
+            self.connection
+                .abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+        }
+    }
+
+    fn note_flood(&self, what: &str) {
+        let refusal = Refusal::new(Reason::Http2Flood).detail(what.to_owned());
+        self.handler.rejected(Engine::H2, &refusal);
+    }
+
+    /// h2 itself sends away who floods it in the ways that it counts.
+    fn note_broken(&self, error: &h2::Error) {
+        tracing::debug!(%error, "HTTP/2 connection broke");
+        let by_h2 = error.is_library() && error.is_go_away();
+        if by_h2 && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+            self.note_flood("more than the HTTP/2 library takes of resets or frames");
+        }
+    }
+
+    /// Until when the client may do nothing.
+    fn idle_until(&self) -> Instant {
+        let wait = if self.sent_away {
+            FAREWELL
+        } else {
+            self.context.limits.connection_idle
+        };
+        Instant::now() + wait
     }
 
     /// Gives a request to the handler, or answers what breaks HTTP.
@@ -215,24 +278,31 @@ impl<H: Handler + 'static> Served<'_, H> {
     }
 }
 
-/// The next stream. With all places taken the connection is driven without accepting: a client
-/// that resets streams to open more soon has too many that nobody looked at, and h2 ends the
-/// connection (DEF-07).
-async fn accept(
-    connection: &mut Connection<&mut Io, Bytes>,
-    active: usize,
-    max: u32,
-) -> Option<Result<Accepted, h2::Error>> {
-    let full = usize::try_from(max).is_ok_and(|max| active >= max);
+/// What comes next; `flooded` is looked at while it is given. With all places taken the connection
+/// is driven without accepting: a client that resets streams to open more soon has too many that
+/// nobody looked at, and h2 ends the connection (DEF-07).
+async fn next(
+    connection: &mut Connection<Metered<'_>, Bytes>,
+    is_full: bool,
+    flooded: Option<&Flooded>,
+) -> Next {
     poll_fn(|cx| {
-        if full {
-            return match connection.poll_closed(cx) {
-                Poll::Ready(Ok(())) => Poll::Ready(None),
-                Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
-                Poll::Pending => Poll::Pending,
-            };
+        let polled = if is_full {
+            connection
+                .poll_closed(cx)
+                .map(|closed| closed.err().map(Err))
+        } else {
+            connection.poll_accept(cx)
+        };
+        match polled {
+            Poll::Pending => match flooded.and_then(|flooded| flooded.get()) {
+                Some(flood) => Poll::Ready(Next::Flood(flood)),
+                None => Poll::Pending,
+            },
+            Poll::Ready(None) => Poll::Ready(Next::Closed),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Next::Broken(error)),
+            Poll::Ready(Some(Ok(stream))) => Poll::Ready(Next::Stream(stream)),
         }
-        connection.poll_accept(cx)
     })
     .await
 }

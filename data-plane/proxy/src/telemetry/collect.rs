@@ -564,7 +564,7 @@ fn flags(outcome: OutcomeKey) -> &'static str {
         Reason::RequestTimeout | Reason::PerTryTimeout => "UT",
         Reason::RetriesExhausted => "URX",
         Reason::PendingFull | Reason::PendingTimeout | Reason::RequestsFull => "UO",
-        Reason::Overloaded => "OM",
+        Reason::Overloaded | Reason::HeldMost => "OM",
         Reason::NotImplemented(_)
         | Reason::NotCaptured
         | Reason::RequestHeadTimeout
@@ -573,6 +573,7 @@ fn flags(outcome: OutcomeKey) -> &'static str {
         | Reason::BackendInvalid
         | Reason::Redirect
         | Reason::PlaintextRefused
+        | Reason::Http2Flood
         | Reason::Draining
         | Reason::Internal => "-",
     }
