@@ -2,7 +2,7 @@
 //!
 //! A listener stops at the drain or when its configuration goes; connections that the kernel had
 //! accepted by then are still served. Out of file descriptors it
-//! pauses briefly and goes on; at the bound on connections (DEF-18) it waits for one to end, and
+//! pauses briefly and goes on, and says so once; at the bound on connections (DEF-18) it waits for one to end, and
 //! while memory is nearly full (DEF-21) it takes none.
 
 mod captured;
@@ -15,7 +15,7 @@ use outrigger_model::{Authority, Port};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{telemetry::Direction, upstream::Permit, worker::Worker};
+use crate::{io::prepare, telemetry::Direction, upstream::Permit, worker::Worker};
 
 /// Pause after a failed accept: descriptors come free in the meantime, and a loop that fails at
 /// once would take the whole core.
@@ -47,6 +47,7 @@ pub async fn accept(
     role: Rc<Role>,
     stop: CancellationToken,
 ) {
+    let mut failing = false;
     while may_accept(&worker, &stop).await {
         // The place is taken by a connection, not by the wait for one: an idle listener would
         // else hold what a busy one needs. Above the bound each listener holds one at most.
@@ -58,19 +59,25 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, client)) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("connections are accepted again");
+                }
                 let Some(permit) = room(&worker, &stop).await else {
                     break;
                 };
                 start(&worker, &role, stream, client, permit);
             }
+            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                failed(&error);
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept connections; trying again; check the limit of open files");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     if let Err(error) = take_rest(&worker, listener, &role) {
-        failed(&error);
+        tracing::warn!(%error, "connections that waited when the listener ended were not accepted");
     }
 }
 
@@ -83,6 +90,7 @@ fn take_rest(worker: &Rc<Worker>, listener: TcpListener, role: &Rc<Role>) -> io:
         let (stream, client) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => return Err(error),
         };
         stream.set_nonblocking(true)?;
@@ -117,12 +125,12 @@ async fn room(worker: &Worker, stop: &CancellationToken) -> Option<Permit> {
     }
 }
 
-fn failed(error: &io::Error) {
-    match error.kind() {
-        // The client left between its SYN and our accept: its affair.
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {}
-        _ => tracing::warn!(%error, "accept failed; trying again"),
-    }
+/// The client left between its SYN and our accept: its affair.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
 }
 
 fn start(
@@ -132,9 +140,7 @@ fn start(
     client: SocketAddr,
     permit: Permit,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY not set");
-    }
+    prepare(&stream);
     let (worker, role) = (Rc::clone(worker), Rc::clone(role));
     let tracker = worker.tasks.clone();
     tracker.spawn_local(async move {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -18,6 +18,29 @@ use tokio::{
 use tokio_rustls::{client, server};
 
 use crate::telemetry::{Closed, OpenConnection};
+
+/// DEF-17, of every TCP connection: silent for so long, then so often, so many times. HTTP/2
+/// connections of the mesh have a PING besides, that says sooner.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Options of the sockets that carry traffic. One that refuses an option works without it.
+pub(crate) fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let socket = SockRef::from(stream);
+    for result in [
+        socket.set_tcp_nodelay(true),
+        socket.set_tcp_keepalive(&keepalive),
+    ] {
+        if let Err(error) = result {
+            tracing::debug!(%error, "socket option not set");
+        }
+    }
+}
 
 /// A byte stream to an application, another sidecar or a plain endpoint.
 #[derive(Debug)]

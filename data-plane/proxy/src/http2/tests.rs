@@ -5,6 +5,8 @@
 
 mod bounds;
 mod connections;
+mod hpack;
+mod keepalive;
 mod relay;
 mod retries;
 mod server;
@@ -50,15 +52,24 @@ use crate::{
 
 /// Runs a test on one thread, as a worker does; fails it rather than hang.
 fn local(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let bounded = async {
-        timeout(Duration::from_secs(60), test)
-            .await
-            .expect("test hangs")
-    };
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    local_on(builder.enable_all(), Duration::from_secs(60), test);
+}
+
+/// The same without sockets, on a clock that jumps whenever nothing else is to be done.
+fn local_paused(test: impl Future<Output = ()>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().start_paused(true);
+    local_on(&mut builder, Duration::from_secs(100_000), test);
+}
+
+fn local_on(
+    builder: &mut tokio::runtime::Builder,
+    patience: Duration,
+    test: impl Future<Output = ()>,
+) {
+    let runtime = builder.build().unwrap();
+    let bounded = async { timeout(patience, test).await.expect("test hangs") };
     LocalSet::new().block_on(&runtime, bounded);
 }
 

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use outrigger_model::{Peer, SpiffeId};
 use outrigger_redirect::OWN_POD_PRIORITY;
 use rustls_pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, timeout_at},
@@ -15,16 +15,13 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{Connection, Endpoint, Permit};
 use crate::{
     exchange::{AttemptFailure, AttemptFailureKind as Kind, Deadline},
-    io::Io,
+    io::{Io, prepare},
     telemetry::Handshake,
     tls::{Alpn, ends_at, identity_of},
 };
 
 /// DEF-11.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// DEF-17, towards upstreams: first probe, then interval.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long before a certificate's end a connection is left: a sixteenth of what it has, 30 s at
 /// most.
@@ -185,21 +182,5 @@ async fn within<T>(deadline: Deadline, future: impl Future<Output = T>) -> Optio
     match deadline.0 {
         Some(until) => timeout_at(until, future).await.ok(),
         None => Some(future.await),
-    }
-}
-
-/// Socket options of upstream connections. A socket that refuses one works without it.
-fn prepare(stream: &TcpStream) {
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_TIME)
-        .with_interval(KEEPALIVE_INTERVAL);
-    let socket = SockRef::from(stream);
-    for result in [
-        socket.set_tcp_nodelay(true),
-        socket.set_tcp_keepalive(&keepalive),
-    ] {
-        if let Err(error) = result {
-            tracing::debug!(%error, "socket option not set");
-        }
     }
 }

@@ -43,6 +43,27 @@ fn sample(telemetry: &Telemetry, name: &str, with: &str) -> Option<f64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
+/// DEF-17: who is gone without a word is noticed within a minute on either side.
+#[tokio::test]
+async fn sockets_ask_whether_their_peer_is_there() {
+    let telemetry = telemetry();
+    let pool = pool(&telemetry);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let endpoint = Endpoint::new(address, Peer::Plain, &pool, TlsReader::default());
+    let opened = endpoint.checkout(Deadline(None)).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    crate::io::prepare(&accepted);
+    for socket in [opened.connection.io.socket().unwrap(), &accepted] {
+        let socket = socket2::SockRef::from(socket);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        let [time, interval] = [30, 10].map(Duration::from_secs);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), time);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), interval);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+    }
+}
+
 #[tokio::test]
 async fn waiting_requests_show_while_they_wait() {
     let telemetry = telemetry();

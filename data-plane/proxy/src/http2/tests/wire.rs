@@ -5,13 +5,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-const END_STREAM_AND_HEADERS: u8 = 5;
+pub(super) const END_STREAM_AND_HEADERS: u8 = 5;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = length[1..].to_vec();
     frame.extend([kind, flags]);
@@ -21,7 +22,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Fields as HPACK literals without indexing and without Huffman code.
-fn block(fields: &[(&str, &[u8])]) -> Vec<u8> {
+pub(super) fn block(fields: &[(&str, &[u8])]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -34,34 +35,51 @@ fn block(fields: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// A client that writes frames.
-struct Wire {
-    io: DuplexStream,
+pub(super) struct Wire {
+    pub(super) io: DuplexStream,
     next: u32,
 }
 
 impl Wire {
-    async fn new(mut io: DuplexStream) -> Self {
+    pub(super) async fn new(io: DuplexStream) -> Self {
+        Self::with_settings(io, &[]).await
+    }
+
+    pub(super) async fn with_settings(mut io: DuplexStream, settings: &[u8]) -> Self {
         io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
             .await
             .unwrap();
-        io.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        io.write_all(&frame(SETTINGS, 0, 0, settings))
+            .await
+            .unwrap();
         Self { io, next: 1 }
+    }
+
+    /// The next frame: its kind, flags, stream and payload; `None` at the end.
+    pub(super) async fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.io.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.io.read_exact(&mut payload).await.ok()?;
+        let about = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some((head[3], head[4], about, payload))
     }
 
     /// Sends a request of these fields.
     async fn ask(&mut self, fields: &[(&str, &[u8])]) -> Answered {
+        self.ask_in(&block(fields)).await
+    }
+
+    /// Sends a request whose head is this block.
+    pub(super) async fn ask_in(&mut self, block: &[u8]) -> Answered {
         let stream = self.next;
         self.next += 2;
-        let head = frame(HEADERS, END_STREAM_AND_HEADERS, stream, &block(fields));
+        let head = frame(HEADERS, END_STREAM_AND_HEADERS, stream, block);
         self.io.write_all(&head).await.unwrap();
         loop {
-            let mut head = [0; 9];
-            self.io.read_exact(&mut head).await.unwrap();
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut payload = vec![0; usize::try_from(length).unwrap()];
-            self.io.read_exact(&mut payload).await.unwrap();
-            let about = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            match head[3] {
+            let (kind, _, about, payload) = self.frame().await.unwrap();
+            match kind {
                 GOAWAY => return Answered::ConnectionEnded,
                 RST_STREAM if about == stream => return Answered::Reset,
                 HEADERS if about == stream => return Answered::Status(status(&payload)),
@@ -72,7 +90,7 @@ impl Wire {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Answered {
+pub(super) enum Answered {
     Status(u16),
     Reset,
     ConnectionEnded,
@@ -90,7 +108,7 @@ fn status(block: &[u8]) -> u16 {
     }
 }
 
-const GOOD: [(&str, &[u8]); 4] = [
+pub(super) const GOOD: [(&str, &[u8]); 4] = [
     (":method", b"GET"),
     (":scheme", b"http"),
     (":authority", b"shop"),
