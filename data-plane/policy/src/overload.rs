@@ -9,6 +9,24 @@ use std::fmt;
 /// How far a level is left below the share that enters it, in points of a hundred.
 pub const HYSTERESIS: u32 = 3;
 
+/// What holds less is never reset for want of memory, bytes. An exchange at work has up to four
+/// buffers of 8 KiB for a moment; one whose peer does not take what it is sent has a window or
+/// more.
+pub const HELD_MIN: usize = 48 * 1024;
+
+/// Of what is held, by whom: who is to be reset at [`Level::Refuse`], and what that frees.
+#[must_use]
+pub fn to_reset<W>(held: impl IntoIterator<Item = (W, usize)>) -> Option<(W, usize)> {
+    let mut most: Option<(W, usize)> = None;
+    for (who, bytes) in held {
+        let beats = most.as_ref().is_none_or(|(_, before)| bytes > *before);
+        if bytes >= HELD_MIN && beats {
+            most = Some((who, bytes));
+        }
+    }
+    most
+}
+
 /// What is done, each level beside all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Level {
@@ -195,6 +213,21 @@ mod tests {
         );
         assert_eq!(cgroup.tighter(own), own);
         assert_eq!(own.tighter(cgroup), own);
+    }
+
+    #[test]
+    fn the_largest_is_reset_and_no_modest_one() {
+        let check = |held: &[usize], expected: Option<usize>| {
+            let reset = to_reset(held.iter().copied().enumerate());
+            let expected = expected.map(|who| (who, held[who]));
+            assert_eq!(reset, expected, "{held:?}");
+        };
+        check(&[], None);
+        check(&[0, 1, HELD_MIN - 1], None);
+        check(&[HELD_MIN], Some(0));
+        check(&[0, HELD_MIN + 1, HELD_MIN, 7], Some(1));
+        check(&[HELD_MIN, usize::MAX, 300_000], Some(1));
+        check(&[9, 300_000, 300_000], Some(1));
     }
 
     #[test]

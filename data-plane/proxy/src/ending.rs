@@ -4,11 +4,17 @@
 //! Who tells it: the drain; its peer's certificate at its end; a process short of memory (DEF-21).
 //! Opaque and upgraded connections are one exchange as a whole, so they end by themselves.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use outrigger_policy::overload::Level;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::hold::Hold;
 
 /// How long a connection may idle once memory fills (DEF-21, 85 %).
 pub const IDLE_SHORT: Duration = Duration::from_secs(10);
@@ -20,11 +26,23 @@ pub struct Ending {
     at_work: Cell<u32>,
     idle_since: Cell<Instant>,
     expires: Cell<Option<Instant>>,
+    exchanges: RefCell<Exchanges>,
+}
+
+/// What is known of the exchanges under way: as many places as there were at once, each used again.
+#[derive(Debug, Default)]
+struct Exchanges {
+    places: Vec<Rc<Hold>>,
+    free: Vec<usize>,
 }
 
 /// An exchange under way; over when dropped.
 #[derive(Debug)]
-pub struct Work(Rc<Ending>);
+pub struct Work {
+    ending: Rc<Ending>,
+    place: usize,
+    hold: Rc<Hold>,
+}
 
 impl Ending {
     /// Of a connection that ends with `drain` at the latest, without exchanges so far.
@@ -35,6 +53,7 @@ impl Ending {
             at_work: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             expires: Cell::new(None),
+            exchanges: RefCell::default(),
         })
     }
 
@@ -53,7 +72,24 @@ impl Ending {
     #[must_use]
     pub fn work(self: &Rc<Self>) -> Work {
         self.at_work.set(self.at_work.get().saturating_add(1));
-        Work(Rc::clone(self))
+        let Exchanges { places, free } = &mut *self.exchanges.borrow_mut();
+        let known = free.pop();
+        let known = known.and_then(|place| Some((place, Rc::clone(places.get(place)?))));
+        let (place, hold) = known.unwrap_or_else(|| {
+            let hold = Rc::new(Hold::default());
+            places.push(Rc::clone(&hold));
+            (places.len() - 1, hold)
+        });
+        Work {
+            ending: Rc::clone(self),
+            place,
+            hold,
+        }
+    }
+
+    /// Each exchange that was ever under way; those over hold nothing, and tell nothing.
+    pub(crate) fn holds(&self) -> Vec<Rc<Hold>> {
+        self.exchanges.borrow().places.clone()
     }
 
     /// Tells it to end, if it is time.
@@ -72,9 +108,19 @@ impl Ending {
     }
 }
 
+impl Work {
+    /// What the exchange is asked for and told to, for want of memory.
+    #[must_use]
+    pub fn hold(&self) -> &Rc<Hold> {
+        &self.hold
+    }
+}
+
 impl Drop for Work {
     fn drop(&mut self) {
-        let ending = &self.0;
+        let ending = &self.ending;
+        self.hold.clear();
+        ending.exchanges.borrow_mut().free.push(self.place);
         ending.at_work.set(ending.at_work.get().saturating_sub(1));
         ending.idle_since.set(Instant::now());
     }
@@ -93,6 +139,21 @@ mod tests {
             expected,
             "{seconds} s {level}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_used_again() {
+        let ending = Ending::new(&CancellationToken::new());
+        let work: Vec<_> = (0..3).map(|_| ending.work()).collect();
+        assert_eq!(ending.holds().len(), 3);
+        work[1].hold().reset();
+        drop(work);
+        let _work: Vec<_> = (0..3).map(|_| ending.work()).collect();
+        assert_eq!(ending.holds().len(), 3);
+        let cx = std::task::Context::from_waker(std::task::Waker::noop());
+        for hold in ending.holds() {
+            assert!(hold.poll(&cx, || 0).is_pending());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,6 +26,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::{
+    hold::Hold,
     reason::{Reason, Refusal},
     upstream::Endpoint,
 };
@@ -96,6 +97,10 @@ pub trait Exchange {
 
     /// Ends the exchange without an answer, because the client has left.
     fn abandon(&mut self) -> Delivery;
+
+    /// From now on, tells `hold` what it holds in buffers when asked, and ends when told: an attempt
+    /// fails with `Downstream(HeldMost)`, a delivery ends with `HeldMost`.
+    fn watch(&mut self, hold: &Rc<Hold>);
 
     /// Body bytes from the client, and to it, so far.
     fn progress(&self) -> (u64, u64);
@@ -231,6 +236,8 @@ pub enum DeliveryEnd {
     Idle,
     /// The request's deadline passed while the response was streaming; it was broken off.
     DeadlinePassed,
+    /// Memory is nearly full and it held the most: broken off (DEF-21).
+    HeldMost,
 }
 
 impl Delivery {
@@ -254,6 +261,7 @@ impl Delivery {
             DeliveryEnd::UpstreamReset => Some(Reason::UpstreamResetInResponse),
             DeliveryEnd::Idle => Some(Reason::StreamIdle),
             DeliveryEnd::DeadlinePassed => Some(Reason::RequestTimeout),
+            DeliveryEnd::HeldMost => Some(Reason::HeldMost),
         }
     }
 
@@ -265,7 +273,8 @@ impl Delivery {
             DeliveryEnd::Complete
             | DeliveryEnd::UpstreamReset
             | DeliveryEnd::Idle
-            | DeliveryEnd::DeadlinePassed => sent,
+            | DeliveryEnd::DeadlinePassed
+            | DeliveryEnd::HeldMost => sent,
         }
     }
 }

@@ -146,7 +146,8 @@ impl Handler for Inbound {
     }
 
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
-        let _work = self.ending.work();
+        let work = self.ending.work();
+        exchange.watch(work.hold());
         let trace = self.worker.begin_trace(exchange.request());
         let mut work = Work {
             inbound: self,

@@ -16,6 +16,7 @@ pub mod ending;
 mod engine;
 pub mod exchange;
 pub mod h1;
+pub mod hold;
 pub mod http2;
 pub mod inbound;
 pub mod io;

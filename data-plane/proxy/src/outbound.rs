@@ -277,7 +277,8 @@ impl Handler for Outbound {
     }
 
     async fn handle<E: Exchange>(&self, exchange: &mut E) {
-        let _work = self.ending.work();
+        let work = self.ending.work();
+        exchange.watch(work.hold());
         let call = Call::new(self.worker.begin_trace(exchange.request()));
         let mut work = Work {
             worker: &self.worker,

@@ -9,7 +9,7 @@ mod memory;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -32,13 +32,23 @@ const INTERVAL_UNLIMITED: Duration = Duration::from_secs(10);
 pub struct Overload {
     level: AtomicU8,
     changed: watch::Sender<Level>,
+    /// Rounds in which the largest exchange is reset.
+    rounds: watch::Sender<u64>,
+    /// Most that an exchange of each worker holds. Locked in those rounds alone.
+    largest: Mutex<Vec<usize>>,
 }
+
+/// A worker's place among the others.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place(usize);
 
 impl Default for Overload {
     fn default() -> Self {
         Self {
             level: AtomicU8::new(Level::Normal.number()),
             changed: watch::channel(Level::Normal).0,
+            rounds: watch::channel(0).0,
+            largest: Mutex::default(),
         }
     }
 }
@@ -71,6 +81,34 @@ impl Overload {
     #[must_use]
     pub fn follow(&self) -> watch::Receiver<Level> {
         self.changed.subscribe()
+    }
+
+    /// Memory is at 95 % or more: workers reset what holds the most.
+    pub fn shed(&self) {
+        self.rounds.send_modify(|rounds| *rounds += 1);
+    }
+
+    /// Follows the rounds of [`Self::shed`].
+    #[must_use]
+    pub fn rounds(&self) -> watch::Receiver<u64> {
+        self.rounds.subscribe()
+    }
+
+    /// One more worker.
+    pub(crate) fn join(&self) -> Place {
+        let mut largest = self.largest.lock().unwrap_or_else(PoisonError::into_inner);
+        largest.push(0);
+        Place(largest.len() - 1)
+    }
+
+    /// Whether no other worker's largest exchange holds more than so many bytes, as far as they
+    /// have told in this round or the last.
+    pub(crate) fn is_largest(&self, place: Place, bytes: usize) -> bool {
+        let mut largest = self.largest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = largest.get_mut(place.0) {
+            *own = bytes;
+        }
+        largest.iter().all(|other| *other <= bytes)
     }
 
     /// Completes while connections may be accepted. Cancel safe: yes.
@@ -113,6 +151,9 @@ pub(crate) async fn watch(
             telemetry.overload(level);
             limits.overload.set(level);
         }
+        if memory.is_some_and(|memory| memory.is_at_least(Level::Refuse.enters_at())) {
+            limits.overload.shed();
+        }
         let pause = memory.map_or(INTERVAL_UNLIMITED, |_| INTERVAL);
         sleep(pause).await;
     }
@@ -139,7 +180,14 @@ mod tests {
 
     /// Readings of one after the other, in points of a hundred; what the level was after each.
     async fn run(shares: &'static [Option<u64>]) -> (Vec<Level>, Telemetry) {
-        let (limits, telemetry) = (SharedLimits::new(10), telemetry());
+        run_with(&SharedLimits::new(10), shares).await
+    }
+
+    async fn run_with(
+        limits: &Arc<SharedLimits>,
+        shares: &'static [Option<u64>],
+    ) -> (Vec<Level>, Telemetry) {
+        let (limits, telemetry) = (Arc::clone(limits), telemetry());
         let (seen, told) = (Rc::new(std::cell::RefCell::default()), telemetry.clone());
         let (turn, levels) = (Cell::new(0), Rc::clone(&seen));
         let watched = Arc::clone(&limits);
@@ -175,6 +223,26 @@ mod tests {
         let page = telemetry.page();
         assert!(page.contains("outrigger_overload_level 0\n"), "{page}");
         assert!(page.contains("outrigger_memory_limit_bytes 100\n"));
+    }
+
+    /// Not at 93 %, though the level still stands then.
+    #[tokio::test(start_paused = true)]
+    async fn the_largest_goes_while_memory_is_at_95_percent() {
+        let limits = SharedLimits::new(10);
+        let rounds = limits.overload.rounds();
+        run_with(&limits, &[Some(94), Some(95), Some(93), Some(99), Some(50)]).await;
+        assert_eq!(*rounds.borrow(), 2);
+    }
+
+    #[test]
+    fn the_largest_of_all_workers_goes() {
+        let overload = Overload::default();
+        let (one, two) = (overload.join(), overload.join());
+        assert!(overload.is_largest(one, 70_000));
+        assert!(!overload.is_largest(two, 60_000));
+        assert!(overload.is_largest(one, 60_000));
+        assert!(overload.is_largest(two, 80_000));
+        assert!(!overload.is_largest(one, 0));
     }
 
     #[tokio::test(start_paused = true)]

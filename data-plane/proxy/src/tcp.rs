@@ -20,6 +20,8 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
+use crate::hold::Hold;
+
 /// Room for four TLS records: fewer system calls for bulk, still within a core's L2.
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -48,6 +50,8 @@ pub enum RelayEnd {
     Complete,
     /// No byte for the idle time.
     Idle,
+    /// Memory is nearly full and it held the most (DEF-21).
+    HeldMost,
     /// The client broke off, or takes no more.
     Client(io::Error),
     /// The upstream broke off, or takes no more.
@@ -63,11 +67,17 @@ pub struct Moved {
     pub received: Cell<u64>,
 }
 
-/// Relays until both directions ended, one broke, or nothing moved for `idle`. Bytes are added to
-/// `moved` as they go.
+/// Relays until both directions ended, one broke, nothing moved for `idle`, or `hold` tells it to
+/// end. Bytes are added to `moved` as they go.
 ///
 /// Cancel safe: no; bytes in flight are lost with both connections.
-pub async fn relay<A, B>(client: &mut A, upstream: &mut B, idle: Duration, moved: &Moved) -> Relayed
+pub async fn relay<A, B>(
+    client: &mut A,
+    upstream: &mut B,
+    idle: Duration,
+    moved: &Moved,
+    hold: &Hold,
+) -> Relayed
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -78,6 +88,10 @@ where
     let timer = sleep(idle);
     tokio::pin!(timer);
     let end = poll_fn(|cx| {
+        let held = || out.held.capacity() + back.held.capacity();
+        if hold.poll(cx, held).is_ready() {
+            return Poll::Ready(RelayEnd::HeldMost);
+        }
         let past = out.moved + back.moved;
         let first = out.poll(cx, client, upstream);
         let second = back.poll(cx, upstream, client);
@@ -267,7 +281,9 @@ mod tests {
         let (mut app, mut client) = duplex(1024);
         let (mut upstream, mut server) = duplex(512);
         let moved = Moved::default();
-        let relaying = relay(&mut client, &mut upstream, Duration::from_secs(60), &moved);
+        let hold = Hold::default();
+        let minute = Duration::from_secs(60);
+        let relaying = relay(&mut client, &mut upstream, minute, &moved, &hold);
         let body: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let sent = body.clone();
         let talk = async {
@@ -299,6 +315,33 @@ mod tests {
         assert_eq!((moved.sent.get(), moved.received.get()), (200_000, 16));
     }
 
+    #[tokio::test]
+    async fn one_that_holds_the_most_tells_and_ends() {
+        let (_app, mut client) = duplex(512);
+        let (mut upstream, mut server) = duplex(100_000);
+        server.write_all(&[b'x'; 100_000]).await.unwrap();
+        let (moved, hold) = (Moved::default(), Hold::default());
+        hold.ask();
+        let relaying = relay(
+            &mut client,
+            &mut upstream,
+            Duration::from_secs(60),
+            &moved,
+            &hold,
+        );
+        let told = async {
+            while hold.told().is_none_or(|bytes| bytes == 0) {
+                hold.ask();
+                tokio::task::yield_now().await;
+            }
+            hold.reset();
+            hold.told()
+        };
+        let (relayed, told) = tokio::join!(relaying, told);
+        assert!(matches!(relayed.end, RelayEnd::HeldMost));
+        assert!(told >= Some(BUFFER_BYTES - 512), "{told:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_idle_relay_ends() {
         let (_app, mut client) = duplex(64);
@@ -308,6 +351,7 @@ mod tests {
             &mut upstream,
             Duration::from_secs(3600),
             &Moved::default(),
+            &Hold::default(),
         )
         .await;
         assert!(matches!(relayed.end, RelayEnd::Idle));

@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     cluster::Account,
     exchange::{AttemptFailure, AttemptFailureKind as Kind},
+    hold::Hold,
     io::Io,
     reason::{Reason, Refusal},
     snapshot::Service,
@@ -250,7 +251,8 @@ async fn run_to_end(
             let ahead = std::mem::take(&mut opened.ahead);
             let opened = carried.opened.insert(opened);
             let io = &mut opened.connection.io;
-            let end = run(&mut client, io, ahead, &carried.moved).await;
+            let (ending, moved) = (worker.ending(), &carried.moved);
+            let end = run(&mut client, io, ahead, moved, ending.work().hold()).await;
             carried.refusal = cause(end);
         }
         // Opaque bytes have no answer to give; the reason is in log and metric.
@@ -281,7 +283,13 @@ impl Drop for Sides<'_> {
 }
 
 /// Relays to the end, beginning with what the server said ahead.
-async fn run(client: &mut Io, server: &mut Io, ahead: Ahead, moved: &Moved) -> RelayEnd {
+async fn run(
+    client: &mut Io,
+    server: &mut Io,
+    ahead: Ahead,
+    moved: &Moved,
+    hold: &Hold,
+) -> RelayEnd {
     let mut sides = Sides {
         client,
         server,
@@ -302,7 +310,7 @@ async fn run(client: &mut Io, server: &mut Io, ahead: Ahead, moved: &Moved) -> R
     if let Some(error) = ahead.broken {
         return RelayEnd::Upstream(error);
     }
-    let end = relay(*client, *server, IDLE_MAX, moved).await.end;
+    let end = relay(*client, *server, IDLE_MAX, moved, hold).await.end;
     sides.whole = matches!(end, RelayEnd::Complete);
     end
 }
@@ -312,6 +320,10 @@ fn cause(end: RelayEnd) -> Option<Refusal> {
     let (reason, detail) = match end {
         RelayEnd::Complete => return None,
         RelayEnd::Idle => (Reason::StreamIdle, "no byte for an hour".to_owned()),
+        RelayEnd::HeldMost => (
+            Reason::HeldMost,
+            "the connection held the most memory".to_owned(),
+        ),
         RelayEnd::Client(error) => (Reason::ClientGone, error.kind().to_string()),
         RelayEnd::Upstream(error) => (Reason::UpstreamResetInResponse, error.kind().to_string()),
     };
@@ -470,7 +482,8 @@ pub(crate) async fn deliver(
         Ok(mut connection) => {
             delivered.series.tcp_opened(security);
             let io = &mut connection.io;
-            let end = run(&mut client, io, ahead, &delivered.moved).await;
+            let (ending, moved) = (worker.ending(), &delivered.moved);
+            let end = run(&mut client, io, ahead, moved, ending.work().hold()).await;
             delivered.refusal = cause(end);
         }
         Err(failure) => {

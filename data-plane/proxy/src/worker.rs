@@ -8,7 +8,7 @@
 //! made and forgotten stands beside the others.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     net::SocketAddr,
     rc::{Rc, Weak},
@@ -19,7 +19,10 @@ use std::{
 use outrigger_model::{
     Authority, Backend, ConnectionLimits, Lifetime, Peer, Port, RequestsPerConnection,
 };
-use outrigger_policy::{RequestView, overload::Level};
+use outrigger_policy::{
+    RequestView,
+    overload::{Level, to_reset},
+};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
@@ -31,8 +34,9 @@ use crate::{
     drain::Drain,
     ending::Ending,
     exchange::Deadline,
+    hold::Hold,
     http2,
-    overload::Overload,
+    overload::{Overload, Place},
     reason::{Reason, Refusal},
     snapshot::{Lookup, Service, SnapshotReader, Target},
     telemetry::{Series, SeriesKey, Telemetry, trace::Context},
@@ -54,6 +58,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The same while memory fills (DEF-21): connections are looked at more often, and idle ones to
 /// upstreams kept for as long.
 const SWEEP_INTERVAL_SHORT: Duration = Duration::from_secs(1);
+
+/// What exchanges said they hold is of no worth after this: several rounds at 95 % of the memory.
+const TOLD_MAX: Duration = Duration::from_secs(1);
 
 /// Where a worker asks the control thread for a service it does not know. Bounded: what does not
 /// fit is refused, the client's retry asks again.
@@ -139,6 +146,9 @@ pub struct Worker {
     pub engine_drain: CancellationToken,
     /// Accepted connections that can be told to end; those gone are dropped by the sweep.
     endings: RefCell<Vec<Weak<Ending>>>,
+    /// Among the workers that look for the exchange that holds the most, and when it last asked.
+    place: Place,
+    asked: Cell<Option<Instant>>,
     /// Bounds of HTTP/2 connections.
     pub http2_limits: Rc<http2::Limits>,
     /// Randomness of splits and balancers.
@@ -161,6 +171,8 @@ impl Worker {
             applications: RefCell::default(),
             series: RefCell::default(),
             endings: RefCell::default(),
+            place: shared.limits.overload.join(),
+            asked: Cell::new(None),
             engine_drain: shared.drain.token(),
             http2_limits: Rc::new(http2::Limits::DEFAULT),
             shared,
@@ -341,12 +353,44 @@ impl Worker {
             });
     }
 
+    /// One round at 95 % of the memory (DEF-21): resets the exchange that holds the most by what all
+    /// told since the last round, if it is the largest of all workers too, and asks again.
+    pub fn shed(&self, now: Instant) {
+        let endings = self.endings.borrow();
+        let holds: Vec<Rc<Hold>> = endings
+            .iter()
+            .filter_map(Weak::upgrade)
+            .flat_map(|ending| ending.holds())
+            .collect();
+        let asked = self.asked.replace(Some(now));
+        let fresh = asked.is_some_and(|at| now.saturating_duration_since(at) <= TOLD_MAX);
+        let told = holds
+            .iter()
+            .filter(|_| fresh)
+            .filter_map(|hold| Some((hold, hold.told()?)));
+        let largest = to_reset(told);
+        let bytes = largest.map_or(0, |(_, bytes)| bytes);
+        if self.shared.limits.overload.is_largest(self.place, bytes)
+            && let Some((hold, bytes)) = largest
+        {
+            tracing::warn!(
+                bytes,
+                "memory is nearly full: the largest exchange is reset"
+            );
+            hold.reset();
+        }
+        for hold in &holds {
+            hold.ask();
+        }
+    }
+
     /// Closes idle connections in time, or where requests of other workers wait for their place,
     /// and forgets what the snapshot no longer names, until the
     /// drain ends.
     pub async fn sweep(self: Rc<Self>) {
         let mut levels = self.shared.limits.overload.follow();
         let mut short = self.shared.limits.short.listen();
+        let mut rounds = self.shared.limits.overload.rounds();
         let mut swept = Instant::now();
         loop {
             let level = *levels.borrow_and_update();
@@ -363,6 +407,10 @@ impl Worker {
             tokio::select! {
                 () = tokio::time::sleep_until(swept + pause) => {}
                 Ok(()) = levels.changed() => {}
+                Ok(()) = rounds.changed() => {
+                    self.shed(Instant::now());
+                    continue;
+                }
                 _ = short.changed() => {
                     for cluster in self.clusters.borrow().values() {
                         cluster.pool().make_room();

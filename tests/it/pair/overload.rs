@@ -1,19 +1,22 @@
 //! What a sidecar gives up as its memory fills, and connections whose certificates end.
 
-use std::time::Duration;
+use std::{future::pending, rc::Rc, time::Duration};
 
+use http::Response;
+use outrigger_model::Protocol;
 use outrigger_policy::overload::Level;
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::{Semaphore, mpsc},
     time::{Instant, timeout},
 };
 
 use super::{
     mesh::{Mesh, run},
-    peer::{App, Client, Http, answer, get, once},
+    peer::{App, Client, Http, answer, endless, full, get, once, request},
     plan::{plain, service},
-    wire::{say, until},
+    wire::{say, server, until},
 };
 
 fn set(mesh: &Mesh, level: Level) {
@@ -177,4 +180,152 @@ fn an_ended_certificate_ends_its_http1_connections() {
 #[test]
 fn an_ended_certificate_ends_its_http2_connections() {
     an_ended_certificate_ends_its_connections(Http::Two);
+}
+
+/// Exchanges of the client's sidecar that were reset for what they held.
+fn resets(mesh: &Mesh) -> u64 {
+    let labels = [r#"reason="held-most-memory""#];
+    mesh.client.metric("outrigger_refusals_total", &labels)
+}
+
+/// Rounds at 95 % of the memory until one was reset, as the control thread calls for them.
+async fn shed(mesh: &Mesh) {
+    while resets(mesh) == 0 {
+        round(mesh).await;
+    }
+}
+
+async fn round(mesh: &Mesh) {
+    mesh.client.worker.shed(Instant::now());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// `/greedy` never reads its request, `/flow` answers without end, others answer when they may.
+async fn stalling(mesh: &Mesh, version: Http) -> (App, Rc<Semaphore>, mpsc::Receiver<()>) {
+    let open = Rc::new(Semaphore::new(0));
+    let (arrived, arrivals) = mpsc::channel(8);
+    let (gate, tasks) = (Rc::clone(&open), mesh.tasks.clone());
+    let app = App::start(mesh, version, move |request| {
+        let (gate, arrived, tasks) = (Rc::clone(&gate), arrived.clone(), tasks.clone());
+        async move {
+            match request.uri().path() {
+                "/greedy" => pending().await,
+                "/flow" => Response::new(endless(&tasks)),
+                _ => {
+                    arrived.send(()).await.unwrap();
+                    let _pass = gate.acquire().await.unwrap();
+                    answer(200, "modest")
+                }
+            }
+        }
+    })
+    .await;
+    (app, open, arrivals)
+}
+
+/// A request whose body nobody takes goes, with the reason; those that wait beside it live.
+fn the_request_that_holds_the_most_is_reset(version: Http) {
+    run(async {
+        let mesh = Mesh::new();
+        let (app, open, mut arrivals) = stalling(&mesh, version).await;
+        let outbound = plainly(&mesh, &app).await;
+        let mut modest = Client::connect(&mesh, outbound, version).await;
+        let mut greedy = Client::connect(&mesh, outbound, version).await;
+        let modest = modest.send(request("POST", "/modest", full("small")));
+        let rounds = async {
+            arrivals.recv().await.unwrap();
+            let greedy = greedy.begin(request("POST", "/greedy", endless(&mesh.tasks)));
+            let (reply, ()) = tokio::join!(greedy, shed(&mesh));
+            let reply = reply.unwrap();
+            let reason = "held-most-memory; the request held the most memory; by all";
+            let told = reply.headers()["x-outrigger-reason"].to_str().unwrap();
+            assert_eq!((reply.status().as_u16(), told), (503, reason));
+            open.add_permits(1);
+        };
+        let (reply, ()) = tokio::join!(modest, rounds);
+        assert_eq!((reply.status, reply.text()), (200, "modest"));
+        assert_eq!(resets(&mesh), 1);
+    });
+}
+
+#[test]
+fn the_http1_request_that_holds_the_most_is_reset() {
+    the_request_that_holds_the_most_is_reset(Http::One);
+}
+
+#[test]
+fn the_http2_request_that_holds_the_most_is_reset() {
+    the_request_that_holds_the_most_is_reset(Http::Two);
+}
+
+/// An answer that its client does not read is broken off, so that it looks whole to nobody.
+fn the_answer_that_holds_the_most_is_reset(version: Http) {
+    run(async {
+        let mesh = Mesh::new();
+        let (app, open, mut arrivals) = stalling(&mesh, version).await;
+        let outbound = plainly(&mesh, &app).await;
+        let mut modest = Client::connect(&mesh, outbound, version).await;
+        let mut greedy = Client::connect(&mesh, outbound, version).await;
+        let modest = modest.get("/modest");
+        let rounds = async {
+            arrivals.recv().await.unwrap();
+            let reply = greedy.begin(get("/flow")).await.unwrap();
+            assert_eq!(reply.status(), 200);
+            shed(&mesh).await;
+            let mut body = reply.into_body();
+            let broken = async {
+                while let Some(piece) = http_body_util::BodyExt::frame(&mut body).await {
+                    piece?;
+                }
+                Ok::<_, hyper::Error>(())
+            };
+            assert!(broken.await.is_err(), "it must not end as if it were whole");
+            open.add_permits(1);
+        };
+        let (reply, ()) = tokio::join!(modest, rounds);
+        assert_eq!((reply.status, reply.text()), (200, "modest"));
+        assert_eq!(resets(&mesh), 1);
+    });
+}
+
+#[test]
+fn the_http1_answer_that_holds_the_most_is_reset() {
+    the_answer_that_holds_the_most_is_reset(Http::One);
+}
+
+#[test]
+fn the_http2_answer_that_holds_the_most_is_reset() {
+    the_answer_that_holds_the_most_is_reset(Http::Two);
+}
+
+#[test]
+fn the_opaque_connection_that_holds_the_most_is_reset() {
+    run(async {
+        let mesh = Mesh::new();
+        let address = server(&mesh, async |mut stream| {
+            until(&mut stream, "\n").await;
+            let _all = stream.write_all(&vec![b'x'; 100_000_000]).await;
+        })
+        .await;
+        mesh.client
+            .knows(&[service("db:80", vec![plain(address)]).speaks(Protocol::Tcp)]);
+        let outbound = mesh.outbound("db:80").await;
+        let mut modest = TcpStream::connect(outbound).await.unwrap();
+        // How much of the last piece a full socket leaves is the kernel's choice: one of several
+        // leaves enough.
+        let mut greedy = Vec::new();
+        while resets(&mesh) == 0 {
+            let mut one = TcpStream::connect(outbound).await.unwrap();
+            say(&mut one, "go\n").await;
+            greedy.push(one);
+            for _ in 0..100 {
+                round(&mesh).await;
+            }
+        }
+        say(&mut modest, "go\n").await;
+        until(&mut modest, "xxxxxxxxxx").await;
+        assert_eq!(resets(&mesh), 1);
+    });
 }

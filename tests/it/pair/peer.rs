@@ -335,8 +335,12 @@ pub(super) async fn once(mesh: &Mesh, address: SocketAddr, request: Request<Cont
 
 /// A body of these pieces, sent as they are taken.
 pub(super) fn pieces(mesh: &Mesh, pieces: impl Iterator<Item = Bytes> + 'static) -> Content {
+    pieces_on(&mesh.tasks, pieces)
+}
+
+fn pieces_on(tasks: &TaskTracker, pieces: impl Iterator<Item = Bytes> + 'static) -> Content {
     let (mut sender, body) = Channel::new(1);
-    mesh.tasks.spawn_local(async move {
+    tasks.spawn_local(async move {
         for piece in pieces {
             // The other side may have answered without it.
             if sender.send_data(piece).await.is_err() {
@@ -345,6 +349,12 @@ pub(super) fn pieces(mesh: &Mesh, pieces: impl Iterator<Item = Bytes> + 'static)
         }
     });
     body.boxed_unsync()
+}
+
+/// A body of 160 MB, sent as it is taken.
+pub(super) fn endless(tasks: &TaskTracker) -> Content {
+    let piece = Bytes::from(vec![b'x'; 16_384]);
+    pieces_on(tasks, std::iter::repeat_n(piece, 10_000))
 }
 
 /// A body read to its end.

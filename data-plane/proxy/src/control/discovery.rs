@@ -91,6 +91,12 @@ impl StreamError {
         }
     }
 
+    /// Whether the control plane asks to come again at once: the certificate of the connection has
+    /// ended, and there is a newer one by now.
+    fn is_planned(&self) -> bool {
+        self.again_after() == Some(Duration::ZERO)
+    }
+
     fn again_after(&self) -> Option<Duration> {
         match self {
             Self::Status { again_after, .. } => *again_after,
@@ -121,12 +127,16 @@ impl Discovery {
             let Err(error) = self.stream(&mut state).await;
             self.connected(&state, false);
             // A stream that worked for a while starts the backoff anew.
-            if begun.elapsed() > Duration::from_secs(10) {
+            if error.is_planned() || begun.elapsed() > Duration::from_secs(10) {
                 backoff.reset();
             }
             let pause = backoff.next_after(error.again_after());
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(%error, cause, ?pause, "discovery interrupted; traffic goes on, trying again");
+            if error.is_planned() {
+                tracing::info!(%error, ?pause, "discovery connects again");
+            } else {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, ?pause, "discovery interrupted; traffic goes on, trying again");
+            }
             self.pause(&mut state, pause).await;
         }
     }

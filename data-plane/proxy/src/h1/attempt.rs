@@ -117,6 +117,10 @@ impl H1Exchange<'_> {
 
     /// Sends the request and waits for the final response head.
     fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, AttemptFailure>> {
+        if self.poll_hold(cx).is_ready() {
+            let failure = downstream(Reason::HeldMost, "the request held the most memory");
+            return Poll::Ready(Err(failure));
+        }
         let asked = self.asked();
         let mut sending = true;
         loop {

@@ -84,6 +84,9 @@ impl H1Exchange<'_> {
         sending: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<DeliveryEnd> {
+        if self.poll_hold(cx).is_ready() {
+            return Poll::Ready(DeliveryEnd::HeldMost);
+        }
         loop {
             if *sending {
                 match self.poll_request(cx) {
@@ -143,7 +146,8 @@ impl H1Exchange<'_> {
             DeliveryEnd::DownstreamClosed
             | DeliveryEnd::UpstreamReset
             | DeliveryEnd::Idle
-            | DeliveryEnd::DeadlinePassed => Afterwards::Abort,
+            | DeliveryEnd::DeadlinePassed
+            | DeliveryEnd::HeldMost => Afterwards::Abort,
         };
     }
 
@@ -152,7 +156,8 @@ impl H1Exchange<'_> {
             return self.delivery(DeliveryEnd::UpstreamReset);
         };
         let moved = (&mut self.tunnelled, &mut self.passed);
-        let end = tunnel::relay(&mut self.down, up, moved).await;
+        let hold = self.hold.as_deref();
+        let end = tunnel::relay(&mut self.down, up, moved, hold).await;
         if end != DeliveryEnd::Complete {
             up.connection.io.cut();
         }
@@ -162,7 +167,8 @@ impl H1Exchange<'_> {
             DeliveryEnd::DownstreamClosed
             | DeliveryEnd::UpstreamReset
             | DeliveryEnd::Idle
-            | DeliveryEnd::DeadlinePassed => Afterwards::Abort,
+            | DeliveryEnd::DeadlinePassed
+            | DeliveryEnd::HeldMost => Afterwards::Abort,
         };
         self.delivery(end)
     }

@@ -18,9 +18,11 @@ use crate::exchange::{
     AttemptFailure, Deadline, Delivery, DeliveryEnd, Engine, Exchange, RequestEdit, ResponseEdit,
     ResponseHead as Seen,
 };
+use crate::hold::Hold;
 use crate::reason::{Reason, Refusal};
 use crate::upstream::Endpoint;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +63,7 @@ pub struct H1Exchange<'a> {
     /// Bytes from the client after an upgrade.
     pub(super) tunnelled: u64,
     drain: &'a CancellationToken,
+    pub(super) hold: Option<Rc<Hold>>,
     /// The exchange ended; `Abort` until then.
     pub(super) afterwards: Afterwards,
 }
@@ -78,8 +81,20 @@ impl<'a> H1Exchange<'a> {
             passed: 0,
             tunnelled: 0,
             drain,
+            hold: None,
             afterwards: Afterwards::Abort,
         }
+    }
+
+    /// Ready when it is to end because it holds the most memory (DEF-21).
+    pub(super) fn poll_hold(&self, cx: &Context<'_>) -> Poll<()> {
+        let Some(hold) = &self.hold else {
+            return Poll::Pending;
+        };
+        hold.poll(cx, || {
+            let up = self.up.as_ref().map_or(0, |up| up.wire.held());
+            self.down.wire.held() + self.body.held() + up
+        })
     }
 
     /// The client's connection and what it is good for.
@@ -188,6 +203,10 @@ impl Exchange for H1Exchange<'_> {
         self.delivery(DeliveryEnd::DownstreamClosed)
     }
 
+    fn watch(&mut self, hold: &Rc<Hold>) {
+        self.hold = Some(Rc::clone(hold));
+    }
+
     fn progress(&self) -> (u64, u64) {
         (self.body.bytes() + self.tunnelled, self.passed)
     }
@@ -214,7 +233,8 @@ impl Exchange for H1Exchange<'_> {
             DeliveryEnd::DownstreamClosed
             | DeliveryEnd::UpstreamReset
             | DeliveryEnd::Idle
-            | DeliveryEnd::DeadlinePassed => Afterwards::Abort,
+            | DeliveryEnd::DeadlinePassed
+            | DeliveryEnd::HeldMost => Afterwards::Abort,
         };
         self.passed = bytes;
         self.delivery(end)

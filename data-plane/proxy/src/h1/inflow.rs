@@ -59,6 +59,11 @@ impl Inflow {
         self.bytes
     }
 
+    /// Bytes that what is kept or not sent yet takes.
+    pub(super) fn held(&self) -> usize {
+        self.staged.capacity()
+    }
+
     /// Begins anew for another try.
     pub(super) fn rewind(&mut self) {
         self.sent = 0;

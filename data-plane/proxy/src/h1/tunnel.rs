@@ -7,6 +7,7 @@ use super::downstream::Downstream;
 use super::up::Up;
 use super::wire::Wire;
 use crate::exchange::DeliveryEnd;
+use crate::hold::Hold;
 use crate::io::Io;
 use bytes::Buf;
 use std::future::poll_fn;
@@ -101,6 +102,7 @@ pub(super) async fn relay(
     down: &mut Downstream,
     up: &mut Up,
     moved: (&mut u64, &mut u64),
+    hold: Option<&Hold>,
 ) -> DeliveryEnd {
     if down.send().await.is_err() {
         return DeliveryEnd::DownstreamClosed;
@@ -108,6 +110,10 @@ pub(super) async fn relay(
     let (mut upward, mut downward) = (Half::new(), Half::new());
     down.watch.set(TUNNEL_IDLE);
     poll_fn(|cx| {
+        let held = || down.wire.held() + up.wire.held();
+        if hold.is_some_and(|hold| hold.poll(cx, held).is_ready()) {
+            return Poll::Ready(DeliveryEnd::HeldMost);
+        }
         let polled = poll(down, up, &mut upward, &mut downward, cx);
         *moved.0 = upward.bytes;
         *moved.1 = downward.bytes;

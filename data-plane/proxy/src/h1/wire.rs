@@ -143,6 +143,11 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
+    /// Bytes that its buffers take.
+    pub(super) fn held(&self) -> usize {
+        self.read.capacity() + self.out.capacity()
+    }
+
     /// Gives empty buffers back to the worker.
     pub(super) fn release(&mut self) {
         if self.read.is_empty() && self.read.capacity() > 0 {

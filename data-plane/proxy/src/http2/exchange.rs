@@ -30,6 +30,7 @@ use crate::{
         AttemptFailure, AttemptFailureKind, Deadline, Delivery, DeliveryEnd, Engine, Exchange,
         RequestEdit, ResponseEdit, ResponseHead,
     },
+    hold::Hold,
     reason::{Reason, Refusal},
     upstream::Endpoint,
 };
@@ -43,6 +44,7 @@ pub struct Http2Exchange {
     upstream: Option<Upstream>,
     limits: Rc<Limits>,
     resets: Rc<Resets>,
+    hold: Option<Rc<Hold>>,
     state: State,
     /// Body bytes passed to the client so far.
     passed: u64,
@@ -74,6 +76,7 @@ impl Http2Exchange {
             upstream: None,
             limits,
             resets,
+            hold: None,
             state: State::Open,
             passed: 0,
         }
@@ -202,6 +205,10 @@ impl Exchange for Http2Exchange {
         }
         self.state = State::Ended;
         self.delivery(Sent::nothing(DeliveryEnd::DownstreamClosed))
+    }
+
+    fn watch(&mut self, hold: &Rc<Hold>) {
+        self.hold = Some(Rc::clone(hold));
     }
 
     fn progress(&self) -> (u64, u64) {

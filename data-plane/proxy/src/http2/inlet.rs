@@ -72,6 +72,11 @@ impl Body {
         }
     }
 
+    /// Bytes that the peer sent and nobody took yet.
+    pub(super) fn held(&mut self) -> usize {
+        self.stream.flow_control().used_capacity()
+    }
+
     fn is_complete_despite(&self, error: &h2::Error) -> bool {
         match self.reset {
             OnNoError::Broken => false,
@@ -160,6 +165,11 @@ impl Inlet {
             end: End::NotSeen,
             keep_max,
         }
+    }
+
+    /// Bytes that what is kept takes, and what nobody took yet.
+    pub(super) fn held(&mut self) -> usize {
+        self.kept.capacity() + self.body.held()
     }
 
     /// Starts again from the first byte.

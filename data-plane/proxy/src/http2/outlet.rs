@@ -62,6 +62,11 @@ impl Outlet {
         }
     }
 
+    /// Bytes taken from the source that the receiver has not taken.
+    pub(super) fn held(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Bytes sent.
     pub(super) fn sent(&self) -> u64 {
         self.sent

@@ -352,7 +352,8 @@ impl Call {
             DeliveryEnd::UpstreamReset
             | DeliveryEnd::DownstreamClosed
             | DeliveryEnd::Idle
-            | DeliveryEnd::DeadlinePassed => None,
+            | DeliveryEnd::DeadlinePassed
+            | DeliveryEnd::HeldMost => None,
         }
     }
 

@@ -209,6 +209,7 @@ impl Path {
             DeliveryEnd::UpstreamReset => "upstream reset",
             DeliveryEnd::Idle => "idle",
             DeliveryEnd::DeadlinePassed => "late",
+            DeliveryEnd::HeldMost => "held-most",
         };
         self.seen
             .borrow_mut()

@@ -202,6 +202,17 @@ async fn answer(
     let idle = exchange.limits.stream_idle;
     let mut due = pin!(sleep_until(Instant::now() + idle));
     poll_fn(|cx| {
+        let Http2Exchange { hold, body, .. } = &mut *exchange;
+        let held = || body.held() + sending.request.held();
+        if hold
+            .as_ref()
+            .is_some_and(|hold| hold.poll(cx, held).is_ready())
+        {
+            sending.request.reset(h2::Reason::CANCEL);
+            let kind = Kind::Downstream(Reason::HeldMost);
+            let failure = AttemptFailure::new(kind, "the request held the most memory");
+            return Poll::Ready(Err(failure.into()));
+        }
         if let Poll::Ready(answer) = sending.poll(cx, exchange) {
             return Poll::Ready(answer);
         }

@@ -99,6 +99,12 @@ impl Both {
         let idle = exchange.limits.stream_idle;
         let mut due = pin!(sleep_until(Instant::now() + idle));
         let end = poll_fn(|cx| {
+            let hold = exchange.hold.as_ref();
+            let held = || self.held() + exchange.body.held();
+            if hold.is_some_and(|hold| hold.poll(cx, held).is_ready()) {
+                self.cut(Reason::CANCEL, Reason::ENHANCE_YOUR_CALM);
+                return Poll::Ready(DeliveryEnd::HeldMost);
+            }
             let polled = self.poll(cx, &mut exchange.body);
             exchange.passed = self.response.sent();
             if polled.is_ready() {
@@ -158,6 +164,10 @@ impl Both {
         } else {
             Poll::Pending
         }
+    }
+
+    fn held(&mut self) -> usize {
+        self.request.held() + self.response.held() + self.body.held()
     }
 
     /// The deadline passed. A gRPC client learns it from the trailers, as its own library would
