@@ -11,6 +11,8 @@
 //!   certificate (SECURITY-NOTES rule 9).
 //! - At most [`HANDSHAKES_MAX`] handshakes at once, each done in [`HANDSHAKE_TIMEOUT`]; beyond
 //!   that, connections wait in the kernel's queue.
+//! - A peer's identity is proven until its certificate ends ([`PeerInfo::ends`]); what is served beyond
+//!   one answer looks at that.
 //! - The stream owns listener and handshakes: dropping it closes the socket and ends them.
 
 use std::{
@@ -19,18 +21,21 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::{Stream, stream};
 use outrigger_model::SpiffeId;
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::Connected;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 mod credentials;
 mod metrics;
@@ -53,6 +58,8 @@ pub struct PeerInfo {
     pub address: SocketAddr,
     /// The identity in its certificate, verified; `None` when it presented no certificate.
     pub identity: Option<SpiffeId>,
+    /// When that certificate ends, on the clock that timers follow; `None` without one.
+    pub ends: Option<Instant>,
 }
 
 /// A connection after its handshake.
@@ -97,6 +104,7 @@ pub fn connections(
         tls,
         metrics,
         handshakes: JoinSet::new(),
+        failing: false,
     };
     stream::unfold(incoming, async |mut incoming| {
         let connection = incoming.next().await;
@@ -109,6 +117,8 @@ struct Incoming {
     tls: Arc<ServerTls>,
     metrics: TransportMetrics,
     handshakes: JoinSet<Option<Connection>>,
+    /// The system refused the last connection.
+    failing: bool,
 }
 
 impl Incoming {
@@ -132,6 +142,9 @@ impl Incoming {
     async fn accepted(&mut self, accepted: io::Result<(TcpStream, SocketAddr)>) {
         match accepted {
             Ok((tcp, address)) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("connections are accepted again");
+                }
                 let (tls, metrics) = (Arc::clone(&self.tls), self.metrics.clone());
                 self.handshakes.spawn(async move {
                     match handshake(tcp, address, &tls).await {
@@ -149,7 +162,9 @@ impl Incoming {
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections; check the limit of open files");
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(%error, "cannot accept connections; trying again; check the limit of open files");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -202,14 +217,30 @@ async fn handshake(
         .await
         .map_err(|_| HandshakeRefusal::Timeout)?
         .map_err(HandshakeRefusal::Tls)?;
-    let identity = match stream.get_ref().1.peer_certificates() {
-        None | Some([]) => None,
-        Some([leaf, ..]) => Some(tls.identity_of(leaf).ok_or(HandshakeRefusal::Identity)?),
+    let (identity, ends) = match stream.get_ref().1.peer_certificates() {
+        None | Some([]) => (None, None),
+        Some([leaf, ..]) => {
+            let identity = tls.identity_of(leaf).ok_or(HandshakeRefusal::Identity)?;
+            let ends = ends_at(leaf).ok_or(HandshakeRefusal::Identity)?;
+            (Some(identity), Some(ends))
+        }
     };
-    Ok(Connection {
-        stream,
-        peer: PeerInfo { address, identity },
-    })
+    let peer = PeerInfo {
+        address,
+        identity,
+        ends,
+    };
+    Ok(Connection { stream, peer })
+}
+
+/// When a certificate ends; one that has is over now. `None` where it does not say so, or so late
+/// that no clock reaches it.
+fn ends_at(leaf: &CertificateDer<'_>) -> Option<Instant> {
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
+    let left = end.duration_since(SystemTime::now()).unwrap_or_default();
+    Instant::now().checked_add(left)
 }
 
 impl Connected for Connection {

@@ -112,6 +112,12 @@ impl StreamingService<DeltaDiscoveryRequest> for Open {
                 "discovery needs a certificate of this mesh; ask CertificateService for one",
             )));
         };
+        let ends = peer.and_then(|peer| peer.ends);
+        if ends.is_some_and(|ends| ends <= Instant::now()) {
+            self.shared.metrics.refused_streams.inc();
+            tracing::warn!(%identity, "discovery stream refused: its certificate has ended");
+            return ready(Err(session::certificate_ended()));
+        }
         if self.shared.closing.is_cancelled() {
             return ready(Err(Status::unavailable("the control plane is stopping")));
         }
@@ -124,7 +130,8 @@ impl StreamingService<DeltaDiscoveryRequest> for Open {
             }
         };
         let shared = Arc::clone(&self.shared);
-        let responses = session::run(shared, identity, request.into_inner(), wait);
+        let peer = session::Peer { identity, ends };
+        let responses = session::run(shared, peer, request.into_inner(), wait);
         ready(Ok(Response::new(responses.boxed())))
     }
 }

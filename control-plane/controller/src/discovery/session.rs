@@ -12,7 +12,7 @@ use outrigger_model::{
 };
 use outrigger_proto::{Version, wire::discovery::DeltaDiscoveryRequest};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::Status;
+use tonic::{Status, metadata::MetadataValue};
 
 use super::{
     DiscoveryEvent, Shared,
@@ -34,10 +34,18 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Streams served at once: six times the largest mesh we plan for, at 64 KiB each 4 GB.
 const STREAMS_MAX: usize = 65_536;
 
-/// The responses of a stream whose peer proved `identity`, and that begins after `wait`.
+/// Who is at the other end of a stream.
+pub(super) struct Peer {
+    /// What its certificate proves.
+    pub(super) identity: SpiffeId,
+    /// Until when; for ever, where there is no end.
+    pub(super) ends: Option<Instant>,
+}
+
+/// The responses of a stream whose peer is known, and that begins after `wait`.
 pub(super) fn run<S>(
     shared: Arc<Shared>,
-    identity: SpiffeId,
+    peer: Peer,
     requests: S,
     wait: Duration,
 ) -> impl Stream<Item = Result<Envelope, Status>> + Send
@@ -46,7 +54,7 @@ where
 {
     let open = async move {
         sleep(wait).await;
-        Session::open(shared, identity, requests).await
+        Session::open(shared, peer, requests).await
     };
     stream::once(open)
         .map_ok(|session| {
@@ -73,6 +81,8 @@ struct Session<S> {
     shared: Arc<Shared>,
     requests: S,
     subscriber: Arc<Subscriber>,
+    /// When the peer's certificate ends, and the stream with it.
+    ends: Option<Instant>,
     subscriptions: Subscriptions,
     in_flight: Option<InFlight>,
     pace: Pace,
@@ -104,7 +114,7 @@ where
     /// Waits for the first request, which names the sidecar.
     async fn open(
         shared: Arc<Shared>,
-        identity: SpiffeId,
+        Peer { identity, ends }: Peer,
         mut requests: S,
     ) -> Result<Self, Status> {
         let first = timeout(FIRST_REQUEST, requests.next()).await;
@@ -137,6 +147,7 @@ where
             shared,
             requests,
             subscriber,
+            ends,
             subscriptions: Subscriptions::default(),
             in_flight: None,
             pace: Pace::default(),
@@ -150,6 +161,12 @@ where
     /// The next response; `None` when the sidecar ended the stream.
     async fn next(&mut self) -> Option<Result<Envelope, Status>> {
         loop {
+            // Before anything is sent: a peer that did not read meanwhile has not been noticed.
+            if self.ends.is_some_and(|ends| ends <= Instant::now()) {
+                tracing::info!(sidecar = %self.subscriber.workload, identity = %self.subscriber.identity,
+                    "a sidecar's certificate has ended; so does its stream");
+                return Some(Err(certificate_ended()));
+            }
             if let Some(response) = self.push().await {
                 return Some(Ok(response));
             }
@@ -162,6 +179,7 @@ where
                     }
                 }
                 () = self.subscriber.changed() => {}
+                () = at(self.ends) => {}
                 () = at(wake) => {
                     if self.is_overdue() {
                         tracing::warn!(sidecar = %self.subscriber.workload, identity = %self.subscriber.identity,
@@ -348,6 +366,16 @@ impl<S> Drop for Session<S> {
             sidecar: subscriber.workload.clone(),
         });
     }
+}
+
+/// What the certificate proved it proves no longer (E1). A sidecar renews in good time, so it may come
+/// again at once, with the new one.
+pub(super) fn certificate_ended() -> Status {
+    let text = "the certificate of this connection has ended; connect with the new one";
+    let mut status = Status::unauthenticated(text);
+    let metadata = status.metadata_mut();
+    metadata.insert("grpc-retry-pushback-ms", MetadataValue::from(0));
+    status
 }
 
 /// Who the sidecar says it is; its certificate must belong to the same namespace.

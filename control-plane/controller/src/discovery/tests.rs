@@ -12,7 +12,7 @@ use std::{
 use outrigger_model::{Namespace, Resource, ResourceKind, ResourceName};
 use outrigger_proto::wire::discovery::DeltaDiscoveryRequest;
 use prost::Message;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 use self::bench::*;
@@ -52,6 +52,36 @@ async fn subscribed_resources_come_change_and_go() {
     sidecar.expect(TABLE, &["-shop/orders:80"]).await;
     bench.publish(vec![orders], &[]);
     sidecar.expect(TABLE, &["+shop/orders:80"]).await;
+}
+
+/// E1: what a certificate proved it proves until it ends.
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_with_its_certificate_and_is_resumed_with_the_next() {
+    let bench = Bench::start();
+    bench.publish(vec![table("shop/orders:80", "")], &[]);
+    let identity = || Some(bench::identity("shop/web"));
+    let ends = Instant::now() + Duration::from_secs(20);
+    let opened = bench.open_until(Some(ends), identity(), "shop/web").await;
+    let mut sidecar = opened.unwrap();
+    sidecar.subscribe(TABLE, &["shop/orders:80"]).await;
+    let response = sidecar.expect(TABLE, &["+shop/orders:80"]).await;
+    let ended = sidecar.receive().await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended}");
+    assert_eq!(ended.metadata().get("grpc-retry-pushback-ms").unwrap(), "0");
+    let late = Instant::now().duration_since(ends);
+    assert!(late < Duration::from_secs(1), "{late:?}");
+    assert!(bench.handle.sidecars().is_empty());
+
+    let refused = bench.open_until(Some(ends), identity(), "shop/web").await;
+    let refused = refused
+        .err()
+        .expect("that connection is of no use any more");
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+
+    let mut sidecar = bench.sidecar("shop/web").await;
+    let held = [("shop/orders:80", response.version())];
+    sidecar.resume(TABLE, &["shop/orders:80"], &held).await;
+    sidecar.expect_nothing().await;
 }
 
 #[tokio::test]

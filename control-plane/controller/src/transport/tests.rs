@@ -204,6 +204,25 @@ async fn clients_with_and_without_certificate_are_served() {
 }
 
 #[tokio::test]
+async fn a_peer_is_known_until_its_certificate_ends() {
+    let mesh = Mesh::start(HOUR).await;
+    let key = KeyPair::generate().unwrap();
+    let issue = |ttl| {
+        let issued = mesh.authority.issue(&csr(&key), &identity("orders"), ttl);
+        issued.unwrap().chain_der[0].clone()
+    };
+    for ttl in [Duration::from_secs(60), HOUR] {
+        let ends = ends_at(&issue(ttl)).unwrap();
+        let left = ends.duration_since(Instant::now());
+        assert!(
+            left <= ttl && left > ttl - Duration::from_secs(30),
+            "{left:?}"
+        );
+    }
+    assert_eq!(ends_at(&CertificateDer::from(vec![0x30, 0])), None);
+}
+
+#[tokio::test]
 async fn a_strangers_certificate_is_refused() {
     let (mesh, other) = (Mesh::start(HOUR).await, Mesh::start(HOUR).await);
     let key = KeyPair::generate().unwrap();

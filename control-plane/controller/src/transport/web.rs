@@ -24,6 +24,7 @@ pub fn serve(
         tls: Arc::clone(&tls),
         metrics,
         handshakes: JoinSet::new(),
+        failing: false,
     });
     let stopped = stop.clone().cancelled_owned();
     let served = axum::serve(incoming, router).with_graceful_shutdown(stopped);

@@ -25,7 +25,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     sync::mpsc,
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -163,9 +163,23 @@ impl Bench {
         identity: Option<SpiffeId>,
         workload: &str,
     ) -> Result<Sidecar, Status> {
+        self.open_until(None, identity, workload).await
+    }
+
+    /// On a connection whose certificate ends then.
+    pub(super) async fn open_until(
+        &self,
+        ends: Option<Instant>,
+        identity: Option<SpiffeId>,
+        workload: &str,
+    ) -> Result<Sidecar, Status> {
         let (client, stream) = tokio::io::duplex(64 * 1024);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let peer = PeerInfo { address, identity };
+        let peer = PeerInfo {
+            address,
+            identity,
+            ends,
+        };
         self.pipes.send(Ok(Pipe { stream, peer })).await.unwrap();
         let mut client = Some(client);
         let connector = tower::service_fn(move |_| {
