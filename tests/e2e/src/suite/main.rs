@@ -9,6 +9,7 @@
 mod cluster;
 mod injection;
 mod install;
+mod rights;
 mod traffic;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
@@ -68,6 +69,11 @@ async fn checks(ground: &Ground) -> anyhow::Result<()> {
     check(
         "the chart installs, and both replicas serve",
         install::install(ground),
+    )
+    .await?;
+    check(
+        "the control plane may do what it has to, and nothing more",
+        rights::are_least(cluster),
     )
     .await?;
     check(
