@@ -102,14 +102,6 @@ impl Object {
         None
     }
 
-    /// The same, for whoever assigns addresses to workloads that name none.
-    pub fn workload_mut(&mut self) -> Option<&mut WorkloadAddress> {
-        if let Spec::WorkloadEntry(workload) = &mut self.spec {
-            return Some(workload);
-        }
-        None
-    }
-
     /// Whom a Pod runs as, once it has an address or not.
     #[must_use]
     pub fn pod_identity(&self) -> Option<PodIdentity<'_>> {
