@@ -4,7 +4,7 @@
 use std::{fmt, str::FromStr};
 
 use tracing_subscriber::{
-    EnvFilter, Registry, fmt as format, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    Registry, filter::Targets, fmt as format, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
 /// How events are written.
@@ -16,7 +16,7 @@ pub enum Format {
     Json,
 }
 
-/// What is logged: a level (`info`) or a list of `target=level`, as `EnvFilter` reads it.
+/// What is logged: a level (`info`) or a list of `target=level`, as [`Targets`] reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Level(String);
 
@@ -45,7 +45,7 @@ impl FromStr for Level {
             !level.is_empty() && level.parse::<tracing::level_filters::LevelFilter>().is_ok()
         };
         let valid =
-            text.len() <= 256 && text.split(',').all(word) && text.parse::<EnvFilter>().is_ok();
+            text.len() <= 256 && text.split(',').all(word) && text.parse::<Targets>().is_ok();
         if valid {
             Ok(Self(text.to_owned()))
         } else {
@@ -53,6 +53,14 @@ impl FromStr for Level {
                 text: text.chars().take(64).collect(),
             })
         }
+    }
+}
+
+impl Level {
+    fn filter(&self) -> Result<Targets, LevelError> {
+        self.0.parse().map_err(|_| LevelError::Invalid {
+            text: self.0.clone(),
+        })
     }
 }
 
@@ -64,17 +72,14 @@ impl fmt::Display for Level {
 
 /// Reads and changes the level.
 #[derive(Debug, Clone)]
-pub struct LogControl(reload::Handle<EnvFilter, Registry>);
+pub struct LogControl(reload::Handle<Targets, Registry>);
 
 /// Sets up the log of this process, once, at its start.
 ///
 /// # Errors
 /// When the process has a log already.
 pub fn init(level: &Level, format: Format) -> Result<LogControl, LevelError> {
-    let filter = EnvFilter::try_new(&level.0).map_err(|_| LevelError::Invalid {
-        text: level.0.clone(),
-    })?;
-    let (filter, handle) = reload::Layer::new(filter);
+    let (filter, handle) = reload::Layer::new(level.filter()?);
     let log = tracing_subscriber::registry().with(filter);
     let set = match format {
         Format::Text => log
@@ -113,17 +118,15 @@ impl LogControl {
     /// # Errors
     /// When the log is gone.
     pub fn set(&self, level: &Level) -> Result<(), LevelError> {
-        let filter = EnvFilter::try_new(&level.0).map_err(|_| LevelError::Invalid {
-            text: level.0.clone(),
-        })?;
+        let filter = level.filter()?;
         self.0.reload(filter).map_err(|_| LevelError::NoLog)
     }
 }
 
 /// A log that no process writes to, and what keeps it alive.
 #[cfg(test)]
-pub(crate) fn unattached(level: &str) -> (LogControl, reload::Layer<EnvFilter, Registry>) {
-    let (layer, handle) = reload::Layer::new(EnvFilter::new(level));
+pub(crate) fn unattached(level: &str) -> (LogControl, reload::Layer<Targets, Registry>) {
+    let (layer, handle) = reload::Layer::new(level.parse().unwrap());
     (LogControl(handle), layer)
 }
 
