@@ -13,7 +13,7 @@ mod demo;
 mod launch;
 mod up;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
@@ -23,7 +23,11 @@ use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::Subscriber
 use args::{Arguments, Command};
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    let done = match launch::sidecar(std::env::args_os().skip(1)) {
+        Some((parent, bootstrap)) => proxy(Some(parent), bootstrap),
+        None => run(Arguments::parse().command),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{error:#}"));
@@ -60,13 +64,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Inject(arguments) => Ok(command::inject::inject(&arguments)),
         Command::Uninject(arguments) => Ok(command::inject::uninject(&arguments)),
-        Command::Proxy { parent, bootstrap } => {
-            if let Some(parent) = parent {
-                launch::end_with(parent)?;
-            }
-            outrigger_proxy::sidecar::run(&Source::File(bootstrap))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Proxy { parent, bootstrap } => proxy(parent, bootstrap),
         Command::Launch { parent, command } => {
             launch::become_program(parent, &command)?;
             Ok(ExitCode::SUCCESS)
@@ -81,6 +79,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
         }
     }
+}
+
+/// One sidecar, until it is told to end.
+fn proxy(parent: Option<u32>, bootstrap: PathBuf) -> anyhow::Result<ExitCode> {
+    if let Some(parent) = parent {
+        launch::end_with(parent)?;
+    }
+    outrigger_proxy::sidecar::run(&Source::File(bootstrap))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Two workers: the control plane's handshakes need not wait for its compiler. Children are tied
